@@ -1,9 +1,10 @@
 """The base of every event: a frozen fact in the past tense that knows its topic and gives birth to the next one."""
 
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from schemas.tenant import TenantId
 
@@ -48,6 +49,14 @@ class Event(BaseModel):
     def dump(self) -> dict[str, Any]:
         """The data part as JSON-ready values, by wire names; fields that are not set are left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class JobStarted(Event):
+    """Something remote works on it; the run waits for the completion that names the same job."""
+
+    job_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    deadline: datetime | None = None
+    """The absolute time at which the run gives up waiting; set by the runtime."""
 
 
 E = TypeVar("E", bound=Event)

@@ -29,7 +29,7 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     _R.PENDING: frozenset({_R.RUNNING, _R.CANCELLED, _R.BLOCKED, _R.SUPERSEDED}),
     _R.RUNNING: TERMINAL | {_R.CANCELLING},
     _R.CANCELLING: TERMINAL - {_R.BLOCKED},
-    # `tidemill retry` reopens a run with the next round; what succeeded or was superseded stays over
+    # `tidemill retry` reopens a run with the next round; one that a newer model superseded stays over
     _R.FAILED: frozenset({_R.RUNNING}),
     _R.CANCELLED: frozenset({_R.RUNNING}),
     _R.TIMED_OUT: frozenset({_R.RUNNING}),

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
-from schemas.event import Event, Failure
+from schemas.event import Event, Failure, JobStarted
 
 Key = Annotated[str, StringConstraints(max_length=200)]
 Sentence = Annotated[str, StringConstraints(max_length=2000)]
@@ -51,13 +51,10 @@ class TrainingValidated(Event):
     training_config: TrainingConfig | None = Field(default=None, alias="model_config")
 
 
-class TrainingStarted(Event):
+class TrainingStarted(JobStarted):
     """The ML Engine has the job; the run waits for `training.completed`."""
 
     topic: ClassVar[str] = "training.started"
-    job_id: Key
-    deadline: datetime | None = None
-    """The absolute time at which the run gives up waiting; set by the runtime."""
 
 
 class TrainingCompleted(Event):
@@ -77,13 +74,11 @@ class TrainingCompleted(Event):
         return Failure(f"training_{self.status}", f"the ML Engine ended job {self.job_id} as {self.status}: {self.error or 'no reason given'}")
 
 
-class IndexStarted(Event):
+class IndexStarted(JobStarted):
     """The ML Engine builds the index; the run waits for its `index.built`."""
 
     topic: ClassVar[str] = "index.started"
-    job_id: Key
     model_path: Path
-    deadline: datetime | None = None
 
 
 class IndexBuilt(Event):

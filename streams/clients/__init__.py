@@ -1,0 +1,1 @@
+"""The neighbours as the domain speaks of them: a Protocol each, HTTP and S3 stay inside."""
