@@ -34,3 +34,10 @@ class Versions(Protocol):
     async def reject(self, tenant_id: str, number: int, reason: str) -> None:
         """Record that `number` never became healthy."""
         ...
+
+    async def restore(self, tenant_id: str, *, instead_of: int) -> Version | None:
+        """A new number for the artefacts of the live version, to be deployed in place of `instead_of`; None if nothing is live.
+
+        The same number however often it is asked for the same `instead_of`, also when it has become live itself (DECISIONS 9).
+        """
+        ...

@@ -1,0 +1,94 @@
+"""Third stage of training: the model's item vectors become a FAISS index in S3, built by a child process here or, by setting, by the ML Engine."""
+
+import asyncio
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agents import index_build
+from agents.artefacts import MANIFEST, Manifest, check_recall, read_manifest
+from agents.train import FINISHED, UNFINISHED, job_of
+from schemas.training import IndexBuilt, IndexStarted, TrainingCompleted
+from streams.clients.paths import own_path
+from streams.cpu import ChildDied, ChildFailed
+from streams.services import Services
+from streams.stage import GiveUp, TryAgain, stage
+from streams.step import Step, current
+
+INPUTS = ("items.npy", "users.npy", "items.ids")
+LONGEST_BUILD = timedelta(hours=1)
+
+
+@stage(cpu=True, timeout=LONGEST_BUILD + timedelta(minutes=30))
+async def index(event: TrainingCompleted, use: Services) -> IndexBuilt | IndexStarted:
+    """Build the index of the trained model. Every try writes to a folder of its own, so a half-done one is never served."""
+    step = current.get()
+    assert step is not None, "the executor sets the step in hand"
+    if event.model_path is None:
+        raise GiveUp(f"the ML Engine says that job {event.job_id} is completed, but not where the model lies; look at its log", code="no_model_path")
+    model_path = own_path(event.model_path, event.tenant_id, root="models")
+    target = f"indices/{event.tenant_id}/{step.run_id}/{step.round}-{step.fence}"
+    if use.settings.index.builder == "engine":
+        target = f"indices/{event.tenant_id}/{step.run_id}/{step.round}/"  # the same body under the same key, whoever sends it
+        job = await use.ml_engine.build_index(tenant_id=event.tenant_id, model_path=model_path, output_path=target)
+        return event.then(IndexStarted, job_id=job, model_path=model_path)
+    with await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="tidemill-index-", ignore_cleanup_errors=True) as folder:
+        built = await _build(event, model_path, Path(folder), step, use)
+        await _upload(Path(folder), target, use)
+    return event.then(IndexBuilt, index_path=target, model_path=model_path, manifest=f"{target}/{MANIFEST}", **built)
+
+
+async def _build(event: TrainingCompleted, model_path: str, folder: Path, step: Step, use: Services) -> dict[str, Any]:
+    """Fetch, check and index the vectors; the facts about the index."""
+    bucket, wanted = use.settings.s3.models_bucket, use.settings.index
+    manifest = await read_manifest(Manifest, bucket, model_path, event.tenant_id, step.run_id, use)
+    for name in INPUTS:
+        if name not in manifest.sha256:
+            raise GiveUp(f"the manifest of {model_path} does not name {name}; the ML Engine must write it", code="bad_manifest")
+        await use.objects.download(bucket, f"{model_path}/{name}", folder / name, sha256=manifest.sha256[name])
+    facts = {"tenant_id": event.tenant_id, "run_id": str(step.run_id), "model_path": model_path}
+    built = await _in_child(use, str(folder), manifest.dim, wanted.flat_below, wanted.recall_target, facts)
+    check_recall(event.tenant_id, built["recall"], use)
+    return built
+
+
+async def _in_child(use: Services, *args: Any) -> dict[str, Any]:
+    try:
+        return await use.cpu.run(index_build.build, *args, timeout=LONGEST_BUILD.total_seconds())
+    except ChildFailed as failed:
+        advice = "give it more with TIDEMILL_RUNTIME__CHILD_MEMORY or set TIDEMILL_INDEX__BUILDER=engine" if failed.code == "out_of_memory" else "train again"
+        raise GiveUp(f"the index could not be built: {failed.text}; {advice}, then `tidemill retry` the run", code=failed.code) from failed
+    except ChildDied as died:
+        raise TryAgain(f"the process that built the index died ({died}); look at the worker's memory and the kernel's log", code="index_child_died") from died
+    except TimeoutError as late:
+        raise TryAgain(f"{late}; set TIDEMILL_INDEX__BUILDER=engine for tenants this large", code="index_too_slow") from late
+
+
+async def _upload(folder: Path, target: str, use: Services) -> None:
+    """The manifest goes last: who sees it sees a whole index."""
+    for name in ("index.faiss", "items.ids", MANIFEST):
+        await use.objects.upload(use.settings.s3.indices_bucket, f"{target}/{name}", folder / name)
+
+
+async def cancel_build(started: IndexStarted, use: Services) -> None:
+    """The run does not want the index any more."""
+    await use.ml_engine.cancel(started.job_id)
+
+
+@index.watch(engine="ml_engine", every=lambda s: s.ml_engine.poll_every, deadline=lambda s: s.ml_engine.deadline, cancel=cancel_build)
+async def ask(started: IndexStarted, use: Services) -> IndexBuilt | None:
+    """Ask after the engine's index job, in case it cannot call back."""
+    job = await job_of(started.tenant_id, started.job_id, use)
+    if job.status in UNFINISHED:
+        return None
+    if (end := FINISHED[job.status]) != "completed":
+        reason = (job.error or "no reason given")[:500]
+        raise GiveUp(f"the ML Engine ended index job {job.job_id} as {end}: {reason}; see its log, then `tidemill retry` the run", code=f"index_{end}")
+    try:
+        return IndexBuilt.model_validate({**job.result, "tenant_id": started.tenant_id, "run_id": started.run_id, "job_id": started.job_id})
+    except ValidationError as error:
+        what = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise TryAgain(f"the result of index job {job.job_id} is incomplete or wrong ({what}); look at the ML Engine", code="ml_engine_lied") from None

@@ -1,0 +1,84 @@
+"""The circuit breaker of one neighbour: while it is down, steps wait at no cost and only probes are sent (DECISIONS 18)."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from streams.stage import TryAgain
+
+FAILURES_TO_OPEN = 5
+FIRST_COOL_DOWN, LONGEST_COOL_DOWN = 2.0, 30.0
+FULL_TRAFFIC = 64
+"""The ramp after an outage: one probe, then twice as many calls at a time after each success, up to this; then no bound."""
+
+
+class Failed(Exception):
+    """Raised inside `Breaker.guard`: the neighbour did not answer, or answered that it is broken."""
+
+
+class Breaker:
+    """Closed: calls pass. Open: none does until the cool-down is over. Then one probe at a time, then a ramp."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._failures = 0
+        self._cool_down = 0.0
+        self._opened_until: float | None = None
+        self._room: int | None = None
+        self._in_flight = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether the neighbour is taken to be down."""
+        return self._opened_until is not None
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Let one send through, or raise a free `TryAgain`. Inside: `Failed` counts against the neighbour, no exception counts for it, others do neither."""
+        self._admit()
+        self._in_flight += 1
+        try:
+            yield
+        except Failed:
+            self.count_failure()
+            raise
+        else:
+            self._succeeded()
+        finally:
+            self._in_flight -= 1
+
+    def _admit(self) -> None:
+        left = (self._opened_until or 0.0) - _now()
+        full = self._room is not None and self._in_flight >= self._room
+        if left <= 0 and not full:
+            return
+        wait = max(left, 0.5) * random.uniform(1.0, 1.5)  # noqa: S311  # spreads those who wait, no secret
+        raise TryAgain(
+            f"{self.name} does not answer; the step waits for it and loses no attempt; look at the {self.name} service",
+            code=f"{self.name}_down",
+            after=timedelta(seconds=wait),
+            free=True,
+            waiting_for=self.name,
+        )
+
+    def count_failure(self) -> None:
+        """The neighbour failed once more; also for a call that was cut off at its deadline."""
+        self._failures += 1
+        late = self._opened_until is not None and _now() < self._opened_until  # sent before it opened: says nothing new
+        if (self._failures < FAILURES_TO_OPEN and self._room is None) or late:
+            return
+        self._cool_down = min(self._cool_down * 2, LONGEST_COOL_DOWN) if self._room is not None else FIRST_COOL_DOWN
+        self._opened_until, self._room = _now() + self._cool_down, 1
+
+    def _succeeded(self) -> None:
+        if self._opened_until is not None and _now() < self._opened_until:
+            return  # an answer to a call from before the outage
+        self._failures, self._opened_until = 0, None
+        if self._room is not None:
+            self._room = self._room * 2 if self._room < FULL_TRAFFIC else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
