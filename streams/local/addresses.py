@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from streams.local.home import write_private
 
@@ -11,8 +11,8 @@ class S3Address(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint: str
-    access_key: str
-    secret_key: str
+    access_key: str = Field(repr=False)
+    secret_key: str = Field(repr=False)
 
 
 class Addresses(BaseModel):
@@ -21,9 +21,9 @@ class Addresses(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kafka: str
-    postgres: str
-    """DSN of the ledger."""
-    warehouse: str
+    postgres: str = Field(repr=False)
+    """DSN of the ledger, password included: shown in no log and no error."""
+    warehouse: str = Field(repr=False)
     redis: str
     s3: S3Address
     ml_engine: str

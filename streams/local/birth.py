@@ -27,7 +27,7 @@ def become(uid: int, *, keep_dac: bool) -> None:
         header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
         sets = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)  # effective, permitted, inheritable; twice 32 bits
         if libc.capset(header, sets) or libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0):
-            sys.exit("this system does not let root hand CAP_DAC_OVERRIDE to a server: move the home folder and the environment out of folders with mode 0700")
+            sys.exit("root may not hand on CAP_DAC_OVERRIDE here: move the home folder and the environment out of folders with mode 0700")
 
 
 def die_with_parent(parent: int, signal: int) -> None:

@@ -21,11 +21,11 @@ class Secrets(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    postgres: str = Field(default_factory=lambda: secrets.token_hex(16))
+    postgres: str = Field(default_factory=lambda: secrets.token_hex(16), repr=False)
     """Password of the superuser, which only the supervisor uses."""
-    tidemill: str = Field(default_factory=lambda: secrets.token_hex(16))
-    access_key: str = Field(default_factory=lambda: secrets.token_hex(10))
-    secret_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    tidemill: str = Field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    access_key: str = Field(default_factory=lambda: secrets.token_hex(10), repr=False)
+    secret_key: str = Field(default_factory=lambda: secrets.token_hex(20), repr=False)
 
 
 class Home:

@@ -1,6 +1,5 @@
 """PostgreSQL of the local stack: ledger and warehouse as two databases of one server, real binaries from a wheel."""
 
-import asyncio
 import importlib.util
 import os
 import shutil
@@ -12,6 +11,7 @@ from streams.local import spawn
 from streams.local.errors import LocalError, Missing
 from streams.local.home import Home, Secrets
 from streams.local.ports import HOST
+from streams.local.probe import until
 from streams.local.process import ServerProcess
 
 if TYPE_CHECKING:
@@ -77,25 +77,25 @@ class LocalPostgres(ServerProcess):
         return self._life
 
     async def until_ready(self) -> None:
-        while (connection := await self._connect()) is None:
-            await asyncio.sleep(0.02)
-        try:
-            await provide(connection, self.secrets.tidemill)
-        finally:
-            await connection.close()
+        await until(self._provided)
 
-    async def _connect(self) -> "asyncpg.Connection | None":
+    async def _provided(self) -> bool:
         import asyncpg  # imported while the server boots: 0.1 s
 
         try:
-            return await asyncpg.connect(host=HOST, port=self.port, user="postgres", password=self.secrets.postgres, database="postgres", ssl=False)
+            connection = await asyncpg.connect(f"postgresql://postgres:{self.secrets.postgres}@{HOST}:{self.port}/postgres", ssl=False)
         except asyncpg.InvalidPasswordError:
             raise LocalError(
                 f"postgres_password: the data in {self._folder} was made with another password than the one in {self.home.path / 'secrets.json'}; "
                 "put that file back, or remove the home folder to start afresh."
             ) from None
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
-            return None
+            return False
+        try:
+            await provide(connection, self.secrets.tidemill)
+        finally:
+            await connection.close()
+        return True
 
 
 async def provide(connection: "asyncpg.Connection", password: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from streams.local.errors import Missing
 from streams.local.home import Home, Secrets
-from streams.local.http import until_answers
 from streams.local.ports import HOST, Port, Ports, stale_sockets
+from streams.local.probe import answers, until
 from streams.local.process import ServerProcess
 
 PORTS = {
@@ -70,7 +70,7 @@ class LocalSeaweedFS(ServerProcess):
         return os.environ | keys | {"GOMEMLIMIT": "256MiB"}
 
     async def until_ready(self) -> None:
-        await until_answers(f"{self.endpoint}/healthz", every=0.03)
+        await until(lambda: answers(f"{self.endpoint}/healthz"))
 
 
 def binary() -> Path:

@@ -13,7 +13,7 @@ from streams.local.addresses import Addresses, S3Address
 from streams.local.errors import first_cause
 from streams.local.home import Home, write_private
 from streams.local.kafka import LocalKafka
-from streams.local.ports import HOST, Port, Ports, take
+from streams.local.ports import HOST, Port, take
 from streams.local.postgres import LocalPostgres
 from streams.local.process import ServerProcess
 from streams.local.seaweedfs import LocalSeaweedFS
@@ -91,7 +91,8 @@ class Stack(mode.Service):
         await self.add_runtime_dependency(process)
 
     async def on_stop(self) -> None:
-        self.file.unlink(missing_ok=True)
+        if self.home.lock_fd is not None:  # else the folder, and the file, are another stack's
+            self.file.unlink(missing_ok=True)
         for wave in self.stop_order():
             await asyncio.gather(*(process.stop() for process in wave))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from streams.local.errors import Missing
 from streams.local.home import Home
 from streams.local.ports import HOST
+from streams.local.probe import until
 from streams.local.process import ServerProcess
 
 
@@ -31,8 +32,7 @@ class LocalValkey(ServerProcess):
         return [str(self._binary), *network, *storage, "--daemonize", "no"]
 
     async def until_ready(self) -> None:
-        while not await self._pongs():
-            await asyncio.sleep(0.02)
+        await until(self._pongs)
 
     async def _pongs(self) -> bool:
         try:

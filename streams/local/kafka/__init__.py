@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import mode
 
@@ -13,6 +15,7 @@ from streams.local.kafka.config import identity, properties
 from streams.local.kafka.jars import HERE, default_cache, ensure_jars
 from streams.local.kafka.java import Java, find_java
 from streams.local.ports import HOST
+from streams.local.probe import until
 from streams.local.process import ServerProcess
 
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable")
@@ -57,8 +60,7 @@ class LocalKafka(ServerProcess):
         return [self._java.path, *JVM, shared, *system, "-cp", self._class_path, "kafka.Kafka", str(self._folder / "server.properties")]
 
     async def until_ready(self) -> None:
-        while not await self._answers():
-            await asyncio.sleep(0.03)
+        await until(self._answers)
 
     async def _answers(self) -> bool:
         """Whether our broker is registered; the port alone is asked first, since an admin client costs more than a refused connect."""
@@ -72,18 +74,19 @@ class LocalKafka(ServerProcess):
             raise LocalError(f"Port {self.port} belongs to another Kafka cluster; stop it, or start again to move to other ports.")
         return cluster.get("controller_id", -1) >= 0 and any(broker["node_id"] == 1 for broker in cluster["brokers"])
 
-    async def _describe(self) -> dict:  # type: ignore[type-arg]  # what aiokafka gives is untyped
+    async def _describe(self) -> dict[str, Any]:
         from aiokafka.admin import AIOKafkaAdminClient  # imported while the broker boots: 0.2 s
         from aiokafka.errors import KafkaError
 
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5000)
         try:
             await admin.start()
-            return await admin.describe_cluster()  # type: ignore[no-any-return]
+            cluster: dict[str, Any] = await admin.describe_cluster()
         except (KafkaError, OSError, TimeoutError):
             return {}
         finally:
             await admin.close()
+        return cluster
 
     @mode.Service.task
     async def make_archive(self) -> None:
@@ -109,8 +112,6 @@ def archive_of(jars: Path, java: Java) -> Path:
 
 def install(draft: Path, archive: Path) -> None:
     """Home and cache may be different file systems, so the last step is a rename within the cache."""
-    import shutil
-
     near = archive.with_name(f".{archive.name}.{draft.stat().st_ino}")
     shutil.move(draft, near)
     near.replace(archive)

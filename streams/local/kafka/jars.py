@@ -36,7 +36,6 @@ async def ensure_jars(cache: Path, say: Callable[[str], None]) -> Path:
     folder = cache / f"kafka-{VERSION}"
     if (folder / COMPLETE).exists():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
     async with _alone(cache / f".kafka-{VERSION}.lock"):
         if not (folder / COMPLETE).exists():
             say(f"fetching Kafka {VERSION} (43 MB, once)")
@@ -50,12 +49,17 @@ async def _fill(folder: Path) -> None:
     try:
         await fetch(draft, lock)
         check(draft, lock)
-        (draft / COMPLETE).touch()
-        draft.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)  # a folder without the mark is not ours to trust
-        draft.rename(folder)
+        _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """In one step, so that nobody ever sees half a folder."""
+    (draft / COMPLETE).touch()
+    draft.chmod(0o755)
+    shutil.rmtree(folder, ignore_errors=True)  # one without the mark is not to be trusted
+    draft.rename(folder)
 
 
 async def fetch(draft: Path, lock: Lock) -> None:
@@ -95,12 +99,15 @@ def check(folder: Path, lock: Lock) -> None:
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.glob("*.jar")}
     if found != wanted:
         wrong = sorted({name for name, _ in wanted.items() ^ found.items()})
-        raise LocalError(f"kafka_jars_differ: these are not the jars of {HERE / 'jars.lock'}: {', '.join(wrong)}. Nothing was kept; fetch them from a source you trust.")
+        raise LocalError(
+            f"kafka_jars_differ: not the jars of {HERE / 'jars.lock'}: {', '.join(wrong)}. Nothing was kept; fetch them from a source you trust."
+        )
 
 
 @asynccontextmanager
 async def _alone(file: Path) -> AsyncIterator[None]:
     """An flock that is waited for without a thread, so that Ctrl-C ends the wait."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as held:
         while True:
             try:
