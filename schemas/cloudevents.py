@@ -163,8 +163,10 @@ def _build(kind: type[Event], data: dict[str, Any]) -> Event:
 
 def _reasons(error: ValidationError) -> Iterator[str]:
     for part in error.errors(include_url=False, include_context=False, include_input=False):
-        # what follows the first comma may quote characters of the value
-        yield f"{'.'.join(map(str, part['loc']))}: {part['msg'].split(',')[0]}"
+        why = part["msg"]
+        if part["type"].endswith("_parsing"):
+            why = why.partition(",")[0]  # the rest may quote the value
+        yield f"{'.'.join(map(str, part['loc']))}: {why}"
 
 
 def _unstorable(event: Event) -> Iterator[str]:

@@ -61,6 +61,9 @@ def from_headers(headers: Headers | None) -> Attributes:
         name = _BINARY.get(header) or _BINARY.get(header.lower())
         if name is None or value is None:
             continue
+        if name == "traceparent":  # tracers add theirs to what is there already: the last one counts
+            found[name] = value.decode("ascii", "replace")
+            continue
         if name in found:
             raise Flaw("bad_header", f"header {header.lower()} is there twice; send it once")
         found[name] = _attribute(name, _utf8(name, value))
@@ -82,7 +85,7 @@ def to_headers(meta: Meta, run_id: UUID | None, tenant_id: str | None) -> list[t
         ("ce_id", str(meta.id).encode()),
         ("ce_type", meta.type.encode()),
         ("ce_source", meta.source.encode()),
-        ("ce_time", meta.time.astimezone(UTC).isoformat().encode()),
+        ("ce_time", f"{meta.time.astimezone(UTC).replace(tzinfo=None).isoformat()}Z".encode()),
     ]
     if run_id is not None:
         headers.append(("ce_subject", str(run_id).encode()))
@@ -131,6 +134,8 @@ def _utf8(name: str, value: bytes) -> str:
 def _attribute(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise Flaw("bad_header", f"attribute {name} is not a text")
+    if name == "tenantid":  # it has a stricter rule and a code of its own
+        return text
     if not text or len(text) > MAX_ATTRIBUTE:
         raise Flaw("bad_header", f"attribute {name} has {len(text)} characters, allowed are 1 to {MAX_ATTRIBUTE}")
     if not text.isprintable():  # no line breaks in logs, no NUL in PostgreSQL, no reversed text on a page
