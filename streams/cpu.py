@@ -60,8 +60,8 @@ class ChildProcesses:
         """How many calls would begin at once."""
         return max(0, self._n - self._taken)
 
-    async def run(self, function: Callable[..., R], *args: Any, timeout: float) -> R:
-        """Call a module-level function in a child. `TimeoutError` after so many seconds (waiting for a free child not counted); cancelling kills it."""
+    async def run(self, function: Callable[..., R], *args: Any, timeout: float) -> R:  # noqa: ASYNC109  # the child has to be killed, which a cancelled caller cannot wait for
+        """Call a module-level function in a child; `TimeoutError` after so many seconds of it (not of waiting for one). Cancelling kills it."""
         request = _request(function, args, self._memory)
         self._taken += 1
         try:
@@ -70,7 +70,7 @@ class ChildProcesses:
         finally:
             self._taken -= 1
 
-    async def _call(self, name: str, request: bytes, timeout: float) -> Any:
+    async def _call(self, name: str, request: bytes, timeout: float) -> Any:  # noqa: ASYNC109  # as above
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-P", _CHILD, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True, limit=1 << 20
         )
@@ -88,7 +88,9 @@ class ChildProcesses:
 
 
 async def _talk(child: Process, request: bytes) -> tuple[bytes, str]:
-    assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
     async with asyncio.TaskGroup() as both:
         answer = both.create_task(_up_to(LARGEST_RESULT, child.stdout))
         words = both.create_task(_tail(child.stderr))
@@ -129,7 +131,7 @@ def _read(status: int, answer: bytes, last_words: str) -> Any:
         raise ChildDied(signal.Signals(-status).name, last_words[-500:])
     if status > 0 or not answer:
         raise ChildDied(f"exit status {status}, no answer", last_words[-500:])
-    outcome, *rest = pickle.loads(answer)  # noqa: S301  # from our own child
+    outcome, *rest = pickle.loads(answer)  # from our own child
     if outcome == "failed":
         raise ChildFailed(*rest)
     return rest[0]

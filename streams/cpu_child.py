@@ -56,7 +56,8 @@ def _module(name: str, file: str | None) -> ModuleType:
     if file is None or not Path(file).is_file():
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -150,6 +150,8 @@ class Settings(BaseSettings):
     """A TOML file with any of these settings."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    pipelines: str = "agents:PIPELINES"
+    """Which pipelines a worker carries, as `module:name`."""
     kafka: KafkaSettings = KafkaSettings()
     ledger: LedgerSettings = LedgerSettings()
     warehouse: WarehouseSettings = WarehouseSettings()

@@ -68,6 +68,8 @@ class Watch:
     gives: type[Event]
     every: FromSettings
     deadline: FromSettings
+    engine: str
+    """Whose job ids these are: (engine, job id) is unique."""
     cancel: Body | None = None
     """`(started, use) -> None`: asked when the run times out or is cancelled."""
 
@@ -88,12 +90,12 @@ class Stage:
     async def __call__(self, event: Any, use: Any) -> Any:
         return await self.body(event, use)
 
-    def watch(self, *, every: FromSettings, deadline: FromSettings, cancel: Body | None = None) -> Callable[[Body], Body]:
+    def watch(self, *, engine: str, every: FromSettings, deadline: FromSettings, cancel: Body | None = None) -> Callable[[Body], Body]:
         """Declare the function that asks after this stage's job; its parameter and return type say which job and which completion."""
 
         def declare(body: Body) -> Body:
             takes, returns = _signature(body)
-            self.watcher = Watch(body, takes, _events(returns)[0], every, deadline, cancel)
+            self.watcher = Watch(body, takes, _events(returns)[0], every, deadline, engine, cancel)
             return body
 
         return declare
@@ -131,6 +133,8 @@ class Pipeline:
         self.by_name = {each.name: each for each in self.stages}
         self.entry = self.stages[0].takes
         for before, after in zip(self.stages, self.stages[1:], strict=False):
+            if not before.critical:
+                raise TypeError(f"pipeline {name}: {before.name} is not critical, so what follows it could not count on its event; only the last stage may be so")
             if after.takes not in before.outputs:
                 raise TypeError(f"pipeline {name}: {after.name} takes {after.takes.__name__}, which {before.name} never gives")
 

@@ -1,0 +1,85 @@
+"""Looks for due steps whenever there is room: after an accept, after a step, when somebody notifies, and each half second."""
+
+import asyncio
+from uuid import UUID
+
+import structlog
+
+from streams import metrics
+from streams.executor import Executor
+from streams.ledger.connection import is_conflict, is_outage
+from streams.ledger.ledger import Ledger
+from streams.pipelines import Pipelines
+
+log = structlog.get_logger(__name__)
+
+REAP_EVERY = 2.0
+FORGOTTEN_EVERY = 3.0
+
+
+class Dispatcher:
+    """Claims steps for the executor; finds what died with other workers and what this one was given without noticing."""
+
+    def __init__(self, pipelines: Pipelines, ledger: Ledger, executor: Executor, worker: UUID) -> None:
+        self._pipelines, self._ledger, self._executor, self._worker = pipelines, ledger, executor, worker
+        self._poll = pipelines.settings.runtime.poll
+        self._doubtful: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Claim until cancelled; an outage of the ledger is waited out."""
+        while True:
+            try:
+                claimed = await self._claim()
+            except Exception as error:
+                if not (is_outage(error) or is_conflict(error)):
+                    log.exception("claim failed; trying again")
+                claimed = 0
+                await asyncio.sleep(self._poll)
+            if claimed and self._executor.room:
+                continue
+            try:
+                async with asyncio.timeout(self._poll):
+                    await self._executor.room_made.wait()
+            except TimeoutError:
+                pass
+
+    async def _claim(self) -> int:
+        self._executor.room_made.clear()
+        room = self._executor.room
+        metrics.steps_running.set(self._pipelines.settings.runtime.concurrency - room)
+        if room <= 0:
+            return 0
+        heavy = self._pipelines.cpu_stages
+        rows = await self._ledger.claim(self._worker, room, heavy, self._pipelines.limits)
+        if heavy and self._executor.cpu_room > 0:
+            light = [stage.name for pipeline in self._pipelines.all for stage in pipeline.stages if not stage.cpu]
+            rows += await self._ledger.claim(self._worker, self._executor.cpu_room, light, self._pipelines.limits)
+        for row in rows:
+            self._executor.take(row)
+        return len(rows)
+
+    async def run_reaper(self) -> None:
+        """Give back the steps of workers whose lease ran out, and pick up those this worker holds without knowing."""
+        while True:
+            await asyncio.sleep(REAP_EVERY)
+            try:
+                if reaped := await self._ledger.reap():
+                    metrics.steps_reaped.inc(reaped)
+                    log.warning("steps taken from workers whose lease ran out", steps=reaped)
+                    self._executor.room_made.set()
+                await self._pick_up()
+            except Exception as error:
+                if not (is_outage(error) or is_conflict(error)):
+                    log.exception("reaper failed; trying again")
+
+    async def _pick_up(self) -> None:
+        """A reply that got lost on its way may have leased a step to this worker: seen twice in a row, it is worked on."""
+        if self._executor.draining:
+            return
+        rows = [row for row in await self._ledger.leases(self._worker) if not self._executor.holds(row)]
+        seen = {(row["run_id"], row["stage"]) for row in rows}
+        for row in rows:
+            if (row["run_id"], row["stage"]) in self._doubtful:
+                log.warning("picking up a step that was leased to this worker unnoticed", run=row["run_id"], stage=row["stage"])
+                self._executor.take(row)
+        self._doubtful = seen - {(row["run_id"], row["stage"]) for row in rows if self._executor.holds(row)}

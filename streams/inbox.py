@@ -1,0 +1,231 @@
+"""The only way in: a record becomes a decoded event, the event an entry in the ledger, and only then may its offset be committed.
+
+Foreign facts (requests, completions, ticks) are recorded one transaction each batch; echoes of our own events are known by
+their ids and only move the watermark. Whatever cannot be used becomes a dead letter. Nothing here ever raises at an agent,
+except `Stopped` when the worker stops while the ledger is away: then the record stays unread.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+
+from schemas.catalogue import FOREIGN
+from schemas.cloudevents import Received, Refused, decode
+from schemas.context import Origin
+from schemas.event import Event
+from streams import metrics, names
+from streams.executor import Executor
+from streams.faultpoints import point
+from streams.ledger.groupcommit import ItemRefused
+from streams.ledger.ledger import Answer, Ledger
+from streams.names import OURS
+from streams.outbox import Outbox, header_facts
+from streams.pipelines import Pipelines
+from streams.stage import Pipeline
+
+log = structlog.get_logger(__name__)
+
+Item = dict[str, Any]
+_WORK_MADE = frozenset({"run", "next", "finished"})
+KEPT_BYTES = 1 << 20
+"""Of a dead letter's value; the rest is cut, its size and sha256 are kept."""
+ECHO_FLUSH = 0.5
+"""Seconds between two flushes of the echoes' watermark."""
+
+
+class Arrived(NamedTuple):
+    """A record as it came from Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Inbox:
+    """Takes records, one after the other or many at once, and gives each its fate."""
+
+    def __init__(self, pipelines: Pipelines, ledger: Ledger, outbox: Outbox, executor: Executor, *, cluster: str, worker: UUID) -> None:
+        self._pipelines, self._ledger, self._outbox, self._executor = pipelines, ledger, outbox, executor
+        self._cluster, self._worker = cluster, worker
+        self._settings = pipelines.settings.runtime
+        self._echoes: dict[tuple[str, int], tuple[int, int]] = {}
+        self._spans: list[tuple[tuple[str, int], tuple[int, int]]] = []
+        self._strangers: dict[UUID, tuple[Arrived, Received]] = {}
+
+    async def take(self, record: Arrived) -> None:
+        """Record it durably; returning is the acknowledgement."""
+        point("inbox.received")
+        origin = Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp_ms)
+        try:
+            received = decode(record.key, record.value, record.headers, origin)
+        except Refused as refusal:
+            await self.bury(record, refusal)
+            return
+        if received.meta.source == OURS:
+            await self._echo(record, received)
+        elif record.topic in FOREIGN:
+            await self._record(record, received)
+        else:
+            await self.bury(record, not_ours(record, received.event.tenant_id))
+        point("inbox.recorded")
+
+    async def _record(self, record: Arrived, received: Received) -> None:
+        item = self.item(received, record)
+        if item is None:
+            await self._ledger.receive({"kind": "offsets", "covers": covers(record)})
+            return
+        try:
+            answer = await self._ledger.receive(item)
+        except ItemRefused as refusal:
+            await self.bury(record, Refused("unstorable", f"PostgreSQL refused its content (SQLSTATE {refusal.code}); publish it without what cannot be stored", item["tenant"]))
+            return
+        metrics.events_received.labels(record.topic, answer["result"]).inc()
+        self.follow(answer)
+        if answer["result"] == "refused":
+            await self.bury(record, Refused(answer["code"], refusal_sentence(answer["code"], received.event), received.event.tenant_id))
+
+    def follow(self, answer: Answer) -> None:
+        """Publish what the ledger put out, start the step it leased."""
+        if answer.get("outbox"):
+            self._outbox.publish(answer["outbox"])
+        if answer.get("step"):
+            self._executor.take(answer["step"])
+        elif answer["result"] in _WORK_MADE:
+            self._executor.room_made.set()
+
+    def item(self, received: Received, record: Arrived | None = None) -> Item | None:
+        """The ledger item of a foreign fact; None when no pipeline of ours wants it."""
+        event, meta = received.event, received.meta
+        if meta.type in self._pipelines.by_entry and event.tenant_id is not None:
+            item = request_item(self._pipelines, self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent)
+            item |= {"worker": self._executor.worker_for_next, "create": self._settings.unknown_tenants == "create"}
+        elif meta.type in self._pipelines.completions and getattr(event, "job_id", None):
+            item = self._completion_item(received)
+        else:
+            return None
+        if record is not None:
+            item |= {"topic": record.topic, "partition": record.partition, "offset": record.offset, "covers": covers(record)}
+        return {key: value for key, value in item.items() if value is not None}
+
+    def _completion_item(self, received: Received) -> Item:
+        event, meta = received.event, received.meta
+        waiting = self._pipelines.completions[meta.type]
+        pipeline, stage = waiting[0]
+        assert stage.watcher is not None
+        job_id: str = event.job_id  # type: ignore[attr-defined]  # the caller saw that it has one
+        return {
+            "kind": "completion", "event_key": names.inbox_key(event.tenant_id, meta.source, meta.id), "event_id": meta.id, "body": received.body_hash.hex(),
+            "tenant": event.tenant_id, "topic": meta.type, "engine": stage.watcher.engine, "job_id": job_id, "data": event.dump(), "failed": event.failure is not None,
+            "next": {s.name: self._pipelines.next(p, s.name) for p, s in waiting}, "first": self._pipelines.first(pipeline),
+            "finish_id": names.finish_event(meta.id, stage.name, 0), "worker": self._executor.worker_for_next,
+        }  # fmt: skip
+
+    async def _echo(self, record: Arrived, received: Received) -> None:
+        """Our own event comes back: a no-op, unless eager hand-over is off and a step waits for it."""
+        if received.meta.id in self._outbox.recent:
+            self._cover(record)
+        else:  # another worker's, or from before a restart: looked up in bulk, off the acknowledgement's way
+            self._strangers[received.meta.id] = (record, received)
+            if len(self._strangers) > 1000:
+                await self.settle_strangers()
+        if not self._settings.eager:
+            await self._start_fed(received)
+
+    async def _start_fed(self, received: Received) -> None:
+        run_id = received.event.run_id
+        if run_id is None:
+            return
+        for stage in self._pipelines.feeds.get(received.meta.type, []):
+            limited = self._pipelines.limit_of(stage) is not None or stage.cpu or self._executor.room <= 0
+            for row in await self._ledger.claim_echo(self._worker, run_id, stage.name, received.meta.id, limited=limited):
+                self._executor.take(row)
+            if limited:
+                self._executor.room_made.set()
+
+    def _cover(self, record: Arrived) -> None:
+        key, past = (record.topic, record.partition), record.offset + 1
+        first, covered = self._echoes.get(key, (record.offset, record.offset))
+        if covered == record.offset:
+            self._echoes[key] = (first, past)
+        elif past > covered:  # foreign events lie between: their own transactions cover them
+            self._spans.append((key, (first, covered)))
+            self._echoes[key] = (record.offset, past)
+
+    async def run_flush(self) -> None:
+        """Bring the echoes' watermark into the ledger each half second."""
+        while True:
+            await asyncio.sleep(ECHO_FLUSH)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Settle echoes and move the watermark over them."""
+        await self.settle_strangers()
+        spans = [*self._spans, *self._echoes.items()]
+        self._spans.clear()
+        self._echoes.clear()
+        await asyncio.gather(*(self._ledger.receive({"kind": "offsets", "covers": {"topic": t, "partition": p, "first": a, "next": b}}) for (t, p), (a, b) in spans))
+
+    async def settle_strangers(self) -> None:
+        """Look up who said the events that claim to be ours; the ones that nobody here said are dead letters (`not_ours`)."""
+        strangers, self._strangers = self._strangers, {}
+        if not strangers:
+            return
+        known = await self._ledger.known(list(strangers))
+        for event_id, (record, received) in strangers.items():
+            if event_id in known:
+                self._cover(record)
+            else:
+                await self.bury(record, not_ours(record, received.event.tenant_id))
+
+    async def bury(self, record: Arrived, refusal: Refused) -> None:
+        """Keep a record that cannot be used, whole and with the reason; the partition flows on."""
+        value = record.value or b""
+        log.warning("dead letter", code=refusal.code, reason=refusal.sentence, topic=record.topic, partition=record.partition, offset=record.offset, tenant=refusal.tenant_id)
+        metrics.dead_letters.labels(record.topic, refusal.code).inc()
+        item = {
+            "kind": "dead", "id": names.dead_letter(self._cluster, record.topic, record.partition, record.offset), "topic": record.topic,
+            "partition": record.partition, "offset": record.offset, "tenant": refusal.tenant_id, "key": (record.key or b"")[:4096].hex(),
+            "value": value[:KEPT_BYTES].hex(), "size": len(value), "sha256": hashlib.sha256(value).hexdigest(), "headers": header_facts(record.headers),
+            "code": refusal.code, "sentence": refusal.sentence, "covers": covers(record),
+        }  # fmt: skip
+        self.follow(await self._ledger.receive(item))
+
+
+def request_item(
+    pipelines: Pipelines, pipeline: Pipeline, event: Event, event_id: UUID, source: str, body_hash: bytes, traceparent: str | None = None
+) -> Item:
+    """The ledger item of a request, whoever made it: Kafka, API, CLI or timer (`accept()` is this item through `Ledger.receive`)."""
+    run = names.run_id(pipeline.name, event.tenant_id, event_id)
+    return {
+        "kind": "request", "event_key": names.inbox_key(event.tenant_id, source, event_id), "event_id": event_id, "body": body_hash.hex(),
+        "tenant": event.tenant_id, "topic": event.topic, "pipeline": pipeline.name, "version": pipeline.version, "run_id": run,
+        "first": pipelines.first(pipeline), "data": event.dump(), "accepted_id": names.event_id(run, "accept", 0, "run.accepted"), "traceparent": traceparent,
+    }  # fmt: skip
+
+
+def covers(record: Arrived) -> Item:
+    return {"topic": record.topic, "partition": record.partition, "first": record.offset, "next": record.offset + 1}
+
+
+def not_ours(record: Arrived, tenant_id: str | None) -> Refused:
+    sentence = f"{record.topic} is written by Tidemill alone, and this event (partition {record.partition}, offset {record.offset}) is none of ours; find its publisher"
+    return Refused("not_ours", sentence, tenant_id)
+
+
+def refusal_sentence(code: str, event: Event) -> str:
+    """Why the ledger refused a good event, and what to do."""
+    tenant = event.tenant_id
+    return {
+        "unknown_tenant": f"there is no tenant {tenant}; add it with `tidemill tenants add {tenant}`, then redrive the dead letter",
+        "tenant_suspended": f"tenant {tenant} is suspended; `tidemill tenants resume {tenant}`, then redrive the dead letter",
+        "tenant_deleted": f"tenant {tenant} was deleted; drop the dead letter",
+        "key_reused": f"an event of {tenant} with this id was accepted before with another body; publish it with an id of its own",
+    }.get(code, f"the ledger refused it ({code})")

@@ -1,0 +1,83 @@
+"""One pinned connection to the ledger: opened when first needed, opened again after an outage, never reset between calls."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import orjson
+import structlog
+
+log = structlog.get_logger(__name__)
+
+OUTAGE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+_OUTAGE_CLASSES = frozenset({"08", "53", "57", "58", "25"})  # connection, resources, operator, system, read-only
+_BAD_ITEM_CLASSES = frozenset({"21", "22", "23"})
+_RETRY_CODES = frozenset({"40001", "40P01", "55P03"})
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database, not the statement, is the trouble: wait and try the same thing again."""
+    if isinstance(error, OUTAGE) and not isinstance(error, asyncpg.DataError):
+        return True
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in _OUTAGE_CLASSES
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether two transactions got in each other's way: the same thing will work when tried again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _RETRY_CODES
+
+
+class Connection:
+    """A connection used by one caller at a time."""
+
+    def __init__(self, dsn: str, *, statement_timeout: float = 15, name: str = "tidemill") -> None:
+        self._dsn, self._timeout, self._name = dsn, statement_timeout, name
+        self._raw: asyncpg.Connection[Any] | None = None
+        self._lock = asyncio.Lock()
+
+    async def raw(self) -> "asyncpg.Connection[Any]":
+        """The live connection; raises an outage error when there is none to be had."""
+        if self._raw is None or self._raw.is_closed():
+            self._raw = await connect(self._dsn, timeout=self._timeout, name=self._name)
+        return self._raw
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Rows of one statement."""
+        async with self._lock:
+            try:
+                return await (await self.raw()).fetch(sql, *args)
+            except (TimeoutError, asyncio.CancelledError):
+                await self.drop()  # what the server still does with it is unknown
+                raise
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        """First column of the first row, or None."""
+        rows = await self.fetch(sql, *args)
+        return rows[0][0] if rows else None
+
+    async def drop(self) -> None:
+        """Give up the connection; the next call opens another."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.terminate()
+
+    async def close(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is not None and not raw.is_closed():
+            try:
+                await raw.close(timeout=2)
+            except (*OUTAGE, asyncpg.PostgresError):
+                raw.terminate()
+
+
+async def connect(dsn: str, *, timeout: float, name: str) -> "asyncpg.Connection[Any]":
+    """A connection on which jsonb travels as Python values."""
+    raw: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=5, command_timeout=timeout, server_settings={"application_name": name})
+    await raw.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda value: b"\x01" + orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS),
+        decoder=lambda data: orjson.loads(data[1:]),
+    )
+    return raw

@@ -1,0 +1,112 @@
+"""The typed calls to the ledger: one method a move, the SQL functions of `sql/` behind them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from streams.clock import Clock
+from streams.ledger.connection import Connection
+from streams.ledger.groupcommit import GroupCommit, Item
+from streams.settings import LedgerSettings
+
+Answer = dict[str, Any]
+"""What a move came to: `result` and, depending on it, `code`, `run_id`, `outbox` (rows to publish), `step` (leased to the caller)."""
+
+
+class Clocklike(Protocol):
+    def now(self) -> datetime: ...
+
+
+class Ledger:
+    """Everything the runtime asks of PostgreSQL, over pinned connections."""
+
+    def __init__(self, settings: LedgerSettings, clock: Clocklike | None = None) -> None:
+        self.clock = clock or Clock()
+        dsn = settings.dsn.get_secret_value()
+
+        def connection(name: str) -> Connection:
+            return Connection(dsn, statement_timeout=settings.statement_timeout, name=f"tidemill-{name}")
+
+        self.calls = connection("calls")
+        """For single calls off the hot path."""
+        self._connections = [connection(f"lane-{n}") for n in range(max(2, settings.connections - 1))]
+        self._receiving = GroupCommit(self._connections[:1], self._send_receive)
+        self._committing = GroupCommit(self._connections[1:], self._send_commit)
+
+    def start(self) -> None:
+        self._receiving.start()
+        self._committing.start()
+
+    async def stop(self) -> None:
+        await self._receiving.stop()
+        await self._committing.stop()
+        for connection in (*self._connections, self.calls):
+            await connection.close()
+
+    @property
+    def outage(self) -> str | None:
+        return self._receiving.outage or self._committing.outage
+
+    async def receive(self, item: Item) -> Answer:
+        """Record a request, a completion, a dead letter or just the offsets an item covers (`covers`: {topic, partition, first, next})."""
+        return dict(await self._receiving.submit(item))
+
+    async def commit(self, item: Item) -> Answer:
+        """Record the outcome of a step in hand and begin the next one."""
+        return dict(await self._committing.submit(item))
+
+    async def claim(self, worker: UUID, room: int, without: Sequence[str], limits: dict[str, int]) -> list[Answer]:
+        """Lease up to `room` due steps (and as many of each limit), leaving out the named stages."""
+        rows = await self.calls.fetch("select claim_steps($1, $2, $3, $4, $5)", worker, room, list(without), limits, self.clock.now())
+        return [row[0] for row in rows]
+
+    async def claim_echo(self, worker: UUID, run_id: UUID, stage: str, event_id: UUID, *, limited: bool) -> list[Answer]:
+        """Lease the step that this event feeds, if it still waits for its echo."""
+        rows = await self.calls.fetch("select claim_echo($1, $2, $3, $4, $5, $6)", worker, run_id, stage, event_id, limited, self.clock.now())
+        return [row[0] for row in rows]
+
+    async def leases(self, worker: UUID) -> list[Answer]:
+        """All steps that the ledger thinks this worker has in hand."""
+        rows = await self.calls.fetch("select leased(s, r) from steps s join runs r using (run_id) where s.worker = $1", worker)
+        return [row[0] for row in rows]
+
+    async def reap(self) -> int:
+        """Give the steps of dead workers back; how many."""
+        return int(await self.calls.value("select reap($1)", self.clock.now()))
+
+    async def cancel(self, run_id: UUID, *, finish_id: UUID, first: Item, by: str) -> Answer:
+        return dict(await self.calls.value("select cancel_run($1, $2, $3, $4, $5)", run_id, finish_id, first, by, self.clock.now()))
+
+    async def reopen(self, run_id: UUID, *, stage: str | None, stages: Sequence[str], limit: str | None, by: str) -> Answer:
+        return dict(await self.calls.value("select reopen_run($1, $2, $3, $4, $5, $6)", run_id, stage, list(stages), limit, by, self.clock.now()))
+
+    async def known(self, event_ids: Sequence[UUID]) -> set[UUID]:
+        """Which of these event ids the runtime itself put on Kafka."""
+        rows = await self.calls.fetch("select event_id from journal where event_id = any($1) union select id from dead_letters where id = any($1)", list(event_ids))
+        return {row[0] for row in rows}
+
+    async def _send_receive(self, connection: Connection, items: Sequence[Item]) -> list[Any]:
+        moves = [item for item in items if item["kind"] != "offsets"]
+        rows = await connection.fetch("select receive($1, $2, $3)", moves, merge_offsets(items), self.clock.now())
+        answers = iter(row[0] for row in rows)
+        return [{"result": "covered"} if item["kind"] == "offsets" else next(answers) for item in items]
+
+    async def _send_commit(self, connection: Connection, items: Sequence[Item]) -> list[Any]:
+        rows = await connection.fetch("select commit_steps($1, $2)", items, self.clock.now())
+        return [row[0] for row in rows]
+
+
+def merge_offsets(items: Sequence[Item]) -> list[Item]:
+    """The offset ranges that a batch covers, touching ranges joined."""
+    ranges = sorted((c["topic"], c["partition"], c["first"], c["next"]) for item in items if (c := item.get("covers")))
+    merged: list[Item] = []
+    for topic, partition, first, past in ranges:
+        last = merged[-1] if merged else None
+        if last and (last["topic"], last["partition"]) == (topic, partition) and first <= last["next"]:
+            last["next"] = max(last["next"], past)
+        else:
+            merged.append({"topic": topic, "partition": partition, "first": first, "next": past})
+    return merged
+
+

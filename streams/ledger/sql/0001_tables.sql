@@ -1,0 +1,260 @@
+-- The ledger's tables. Truth: journal, tenants, inbox, offsets, effects, jobs, versions, dead letters.
+-- Derived (dropped and refolded by `tidemill rebuild`): runs, steps, pipeline_heads.
+-- Everything is keyed by tenant and nothing joins across tenants on the hot path, so it splits by tenant hash.
+
+create table tenants (
+    tenant_id   text primary key check (tenant_id ~ '^[a-z0-9][a-z0-9-]{1,62}$'),
+    name        text,
+    status      text not null default 'active' check (status in ('active', 'suspended', 'deleted')),
+    owner       text,
+    labels      jsonb not null default '{}',
+    settings    jsonb not null default '{}',
+    created_at  timestamptz not null default now(),
+    updated_at  timestamptz not null default now()
+);
+
+-- The tenant's lock and its journal number. Narrow, because every change of the tenant's state updates it.
+create table tenant_heads (
+    tenant_id   text primary key references tenants,
+    seq         bigint not null default 0
+) with (fillfactor = 50);
+
+-- Which run of a pipeline is active for a tenant, and which one gathers the requests that come meanwhile.
+create table pipeline_heads (
+    tenant_id   text not null,
+    pipeline    text not null,
+    active_run  uuid,
+    pending_run uuid,
+    paused      boolean not null default false,
+    primary key (tenant_id, pipeline)
+) with (fillfactor = 70);
+
+create table journal (
+    tenant_id   text not null,
+    seq         bigint not null,
+    at          timestamptz not null,
+    run_id      uuid,
+    kind        text not null,          -- accepted merged started step finished cancel reopened set_aside
+    event_id    uuid,                   -- the event this entry put on Kafka, or took from it
+    topic       text,
+    causation   uuid,
+    data        jsonb not null,
+    primary key (tenant_id, seq)
+);
+create index journal_run on journal (run_id, seq);
+create unique index journal_event on journal (event_id) where event_id is not null;
+
+create table runs (
+    run_id           uuid primary key,
+    tenant_id        text not null,
+    pipeline         text not null,
+    pipeline_version text not null,
+    state            text not null,
+    stage            text,
+    request          jsonb not null,    -- data of the newest cause: its config wins
+    request_id       uuid not null,
+    causes           integer not null,
+    version          bigint not null,   -- the tenant's journal number of the last change
+    warnings         integer not null default 0,
+    code             text,
+    reason           text,
+    requested_at     timestamptz not null,
+    started_at       timestamptz,
+    finished_at      timestamptz,
+    traceparent      text
+) with (fillfactor = 60);
+create index runs_of_tenant on runs (tenant_id, requested_at desc);
+create index runs_newest on runs (requested_at desc);
+create index runs_open on runs (state) where state in ('pending', 'running', 'cancelling');
+
+create table causes (
+    run_id      uuid not null,
+    event_id    uuid not null,
+    at          timestamptz not null,
+    data        jsonb not null,
+    primary key (run_id, event_id)
+);
+
+create table steps (
+    run_id       uuid not null,
+    stage        text not null,
+    tenant_id    text not null,
+    pipeline     text not null,
+    state        text not null,
+    round        integer not null,
+    attempt      integer not null default 1,
+    takeovers    integer not null default 0,      -- leases lost in this round
+    due_at       timestamptz not null,
+    deadline     timestamptz,
+    worker       uuid,                            -- who leases it now
+    fence        bigint not null default 0,       -- grows with every claim; a commit names the one it was claimed with
+    limit_name   text,
+    input        jsonb not null,
+    input_type   text not null,
+    input_id     uuid not null,
+    job          jsonb,                           -- the *Started event while the step waits
+    output       jsonb,
+    output_type  text,
+    code         text,
+    error        text,
+    waiting_for  text,
+    ready_at     timestamptz not null,
+    started_at   timestamptz,
+    waiting_at   timestamptz,
+    finished_at  timestamptz,
+    primary key (run_id, stage)
+) with (fillfactor = 60);
+create index steps_due on steps (due_at) where worker is null and state in ('ready', 'waiting');
+create index steps_leased on steps (worker) where worker is not null;
+
+-- The meeting point of a job id's commit and the job's completion, whichever comes first.
+create table jobs (
+    engine        text not null,
+    job_id        text not null,
+    tenant_id     text not null,
+    run_id        uuid,
+    stage         text,
+    round         integer,
+    completion    jsonb,
+    completion_id uuid,
+    failed        boolean,
+    completed_at  timestamptz,
+    primary key (engine, job_id)
+);
+
+create table outbox (
+    id          bigint generated always as identity primary key,
+    event_id    uuid not null,
+    topic       text,                   -- null: only the state below changed
+    tenant_id   text not null,
+    run_id      uuid,
+    causation   uuid,
+    seq         bigint not null,
+    at          timestamptz not null,
+    traceparent text,
+    value       text,
+    state       text,                   -- the run's whole state for the topic run.state
+    created_at  timestamptz not null default clock_timestamp()
+);
+
+create table unpublishable (
+    like outbox,
+    refused_at  timestamptz not null default clock_timestamp(),
+    error       text not null
+);
+
+-- Which foreign events were seen, and what became of them.
+create table inbox (
+    event_key   uuid primary key,
+    tenant_id   text,
+    topic       text not null,
+    partition   integer,
+    "offset"    bigint,
+    event_id    uuid not null,
+    body        bytea,
+    run_id      uuid,
+    fate        text not null,          -- run merged matched early set_aside tick
+    code        text,
+    at          timestamptz not null
+);
+create index inbox_run on inbox (run_id) where run_id is not null;
+
+create table offsets (
+    topic       text not null,
+    partition   integer not null,
+    next        bigint not null,
+    primary key (topic, partition)
+) with (fillfactor = 50);
+
+create table gaps (
+    topic       text not null,
+    partition   integer not null,
+    first       bigint not null,
+    past        bigint not null,
+    state       text not null default 'open' check (state in ('open', 'reread', 'no_record', 'expired')),
+    seen_at     timestamptz not null default clock_timestamp(),
+    closed_at   timestamptz,
+    primary key (topic, partition, first)
+);
+create index gaps_open on gaps (seen_at) where state = 'open';
+
+create table effects (
+    id             bigint generated always as identity primary key,
+    key            text not null,
+    run_id         uuid,
+    tenant_id      text not null,
+    stage          text,
+    round          integer,
+    command        text not null,
+    status         integer not null,
+    request_sha256 bytea not null,
+    reply_sha256   bytea not null,
+    reply          jsonb not null,
+    worker         uuid,
+    sent_at        timestamptz not null,
+    at             timestamptz not null default clock_timestamp()
+);
+create index effects_run on effects (run_id);
+
+create table workers (
+    worker_id   uuid primary key,
+    slot        integer not null,
+    host        text not null,
+    pid         integer not null,
+    started_at  timestamptz not null default clock_timestamp(),
+    lease_until timestamptz not null,
+    stopped_at  timestamptz
+);
+
+create table limit_slots (
+    name        text not null,
+    n           integer not null,
+    run_id      uuid not null,
+    stage       text not null,
+    since       timestamptz not null default clock_timestamp(),
+    primary key (name, n),
+    unique (run_id, stage)
+);
+
+create table versions (
+    tenant_id   text not null,
+    number      integer not null,
+    run_id      uuid,
+    round       integer not null default 1,
+    model_path  text not null,
+    index_path  text not null,
+    state       text not null default 'reserved' check (state in ('reserved', 'live', 'retired', 'rejected')),
+    reason      text,
+    created_at  timestamptz not null default clock_timestamp(),
+    live_at     timestamptz,
+    retired_at  timestamptz,
+    primary key (tenant_id, number),
+    unique (run_id, round)
+);
+create unique index versions_live on versions (tenant_id) where state = 'live';
+
+create table dead_letters (
+    id          uuid primary key,
+    topic       text not null,
+    partition   integer not null,
+    "offset"    bigint not null,
+    tenant_id   text,
+    key         bytea,
+    value       bytea,                   -- cut at 1 MiB
+    size        bigint not null,
+    sha256      bytea not null,
+    headers     jsonb not null,
+    code        text not null,
+    sentence    text not null,
+    state       text not null default 'open' check (state in ('open', 'redriven', 'dropped')),
+    at          timestamptz not null,
+    settled_at  timestamptz,
+    unique (topic, partition, "offset")
+);
+
+-- One row: how far tests have moved the clock (Clock in streams/clock.py adds it to the database's time).
+create table clock (
+    id          boolean primary key default true check (id),
+    ahead       interval not null default '0'
+);
+insert into clock default values;

@@ -1,0 +1,195 @@
+-- Who works on what: claims, leases, echoes, and the operator's moves.
+
+-- claim_steps(worker, room, stages to leave out, limits {name: most}, now): lease due steps to the worker, oldest first.
+create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_limits jsonb, p_now timestamptz)
+returns setof jsonb language plpgsql as $$
+declare v_name text; v_most integer; v_n integer; v_step steps;
+begin
+    return query
+    with due as (
+        select s.run_id, s.stage from steps s
+        where s.worker is null and s.state in ('ready', 'waiting') and s.due_at <= p_now and s.stage <> all (p_without)
+          and (s.limit_name is null or s.state = 'waiting' or not p_limits ? s.limit_name)
+          and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
+        order by s.due_at limit p_room for update of s skip locked
+    ), taken as (
+        update steps s set worker = p_worker, fence = fence + 1, state = case when s.state = 'ready' then 'running' else s.state end,
+            started_at = coalesce(s.started_at, p_now), waiting_for = null
+        from due where s.run_id = due.run_id and s.stage = due.stage returning s as step
+    )
+    select leased(step, r) from taken join runs r on r.run_id = (step).run_id;
+
+    for v_name, v_most in select key, value::int from jsonb_each_text(p_limits) loop
+        perform pg_advisory_xact_lock(hashtext('limit ' || v_name));
+        for v_n in select n from generate_series(1, v_most) n
+                   where not exists (select 1 from limit_slots l where l.name = v_name and l.n = n.n) order by n limit p_room loop
+            select s.* into v_step from steps s
+            where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.limit_name = v_name and s.stage <> all (p_without)
+              and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
+            order by s.due_at limit 1 for update skip locked;
+            exit when not found;
+            insert into limit_slots (name, n, run_id, stage) values (v_name, v_n, v_step.run_id, v_step.stage) on conflict (run_id, stage) do nothing;
+            update steps set worker = p_worker, fence = fence + 1, state = 'running', started_at = coalesce(started_at, p_now), waiting_for = null
+            where run_id = v_step.run_id and stage = v_step.stage returning * into v_step;
+            return query select leased(v_step, r) from runs r where r.run_id = v_step.run_id;
+        end loop;
+    end loop;
+end $$;
+
+-- claim_echo(worker, run, stage, event, now): with eager hand-over off, the event's return from Kafka starts the step that it feeds.
+create function claim_echo(p_worker uuid, p_run uuid, p_stage text, p_event uuid, p_limited boolean, p_now timestamptz) returns setof jsonb language plpgsql as $$
+declare v_step steps;
+begin
+    update steps s set due_at = p_now, worker = case when p_limited then null else p_worker end, fence = fence + 1,
+        state = case when p_limited then 'ready' else 'running' end, started_at = case when p_limited then null else p_now end
+    where s.run_id = p_run and s.stage = p_stage and s.input_id = p_event and s.state = 'ready' and s.worker is null and s.started_at is null
+      and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
+    returning * into v_step;
+    if v_step.worker is not null then
+        return query select leased(v_step, r) from runs r where r.run_id = p_run;
+    end if;
+end $$;
+
+-- join_slot(worker, slot, host, pid, lease): a worker takes over a slot; whatever its predecessor leased is void at once.
+create function join_slot(p_worker uuid, p_slot integer, p_host text, p_pid integer, p_lease float8) returns void language sql as $$
+    update workers set lease_until = '-infinity', stopped_at = coalesce(stopped_at, clock_timestamp()) where slot = p_slot and worker_id <> p_worker and lease_until > '-infinity';
+    insert into workers (worker_id, slot, host, pid, lease_until) values (p_worker, p_slot, p_host, p_pid, clock_timestamp() + make_interval(secs => p_lease))
+    on conflict (worker_id) do update set lease_until = excluded.lease_until, stopped_at = null;
+$$;
+
+-- reap(): give steps of dead workers back; a crash costs no attempt. Leases use the real clock and are never faked.
+create function reap(p_now timestamptz) returns bigint language plpgsql as $$
+declare v_count bigint;
+begin
+    with dead as (
+        select s.run_id, s.stage from steps s left join workers w on w.worker_id = s.worker
+        where s.worker is not null and (w.lease_until is null or w.lease_until < clock_timestamp()) for update of s skip locked
+    ), freed as (
+        update steps s set worker = null, due_at = p_now, takeovers = takeovers + 1, state = case when s.state = 'running' then 'ready' else s.state end
+        from dead where s.run_id = dead.run_id and s.stage = dead.stage returning s.run_id, s.stage, s.state
+    ), slots as (
+        delete from limit_slots l using freed f where l.run_id = f.run_id and l.stage = f.stage and f.state = 'ready'
+    )
+    select count(*) into v_count from freed;
+    return v_count;
+end $$;
+
+-- cancel_run(run, finish event, first, by, now): asks a run to end. Exactly one of cancel and completion wins, by the tenant's lock.
+create function cancel_run(p_run uuid, p_finish uuid, p_first jsonb, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
+declare v_run runs; v_step steps; v_seq bigint;
+begin
+    select * into v_run from runs where run_id = p_run;
+    if not found then return jsonb_build_object('result', 'refused', 'code', 'unknown_run'); end if;
+    perform lock_tenant(v_run.tenant_id);
+    select * into v_run from runs where run_id = p_run;
+    if v_run.state not in ('pending', 'running', 'cancelling') then
+        return jsonb_build_object('result', 'refused', 'code', 'run_over', 'state', v_run.state);
+    end if;
+    if v_run.state = 'cancelling' then return jsonb_build_object('result', 'cancelling'); end if;
+    if v_run.state = 'pending' then
+        update pipeline_heads set pending_run = null where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline and pending_run = p_run;
+        return jsonb_build_object('result', 'cancelled', 'outbox', finish_run(p_run, 'cancelled', 'cancelled', 'cancelled by ' || p_by, p_finish, p_first, p_now));
+    end if;
+    select * into v_step from steps where run_id = p_run and stage = v_run.stage for update;
+    if v_step.state = 'ready' and v_step.worker is null then
+        update steps set state = 'cancelled', code = 'cancelled', finished_at = p_now where run_id = p_run and stage = v_run.stage;
+        perform note(v_run.tenant_id, p_run, 'step', jsonb_build_object('stage', v_run.stage, 'state', 'cancelled', 'round', v_step.round,
+                     'attempt', v_step.attempt, 'code', 'cancelled'), p_now);
+        return jsonb_build_object('result', 'cancelled', 'outbox', finish_run(p_run, 'cancelled', 'cancelled', 'cancelled by ' || p_by, p_finish, p_first, p_now));
+    end if;
+    v_seq := note(v_run.tenant_id, p_run, 'cancel', jsonb_build_object('by', p_by), p_now);
+    update runs set state = 'cancelling', version = v_seq where run_id = p_run returning * into v_run;
+    update steps set due_at = p_now where run_id = p_run and state = 'waiting';   -- the next look at the job tells the engine
+    return jsonb_build_object('result', 'cancelling', 'outbox', jsonb_build_array(
+        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, run_state(v_run))));
+end $$;
+
+-- reopen_run(run, stage or null, limit, by, now): `tidemill retry`: a finished run goes on from a stage with the next round; earlier effects are kept.
+create function reopen_run(p_run uuid, p_stage text, p_stages text[], p_limit text, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
+declare v_run runs; v_step steps; v_head pipeline_heads; v_seq bigint; v_stage text;
+begin
+    select * into v_run from runs where run_id = p_run;
+    if not found then return jsonb_build_object('result', 'refused', 'code', 'unknown_run'); end if;
+    perform lock_tenant(v_run.tenant_id);
+    select * into v_run from runs where run_id = p_run;
+    if v_run.state in ('pending', 'running', 'cancelling') then return jsonb_build_object('result', 'refused', 'code', 'run_not_over', 'state', v_run.state); end if;
+    if v_run.state = 'superseded' then return jsonb_build_object('result', 'refused', 'code', 'run_superseded'); end if;
+    select * into v_head from pipeline_heads where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline;
+    if v_head.active_run is not null then return jsonb_build_object('result', 'refused', 'code', 'tenant_busy', 'active_run', v_head.active_run); end if;
+    v_stage := coalesce(p_stage, (select stage from steps where run_id = p_run and state in ('failed', 'cancelled', 'skipped')
+                                  order by finished_at desc limit 1), v_run.stage, p_stages[1]);
+    select * into v_step from steps where run_id = p_run and stage = v_stage;
+    if not found then return jsonb_build_object('result', 'refused', 'code', 'stage_not_reached', 'stage', v_stage); end if;
+    update pipeline_heads set active_run = p_run where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline;
+    v_seq := note(v_run.tenant_id, p_run, 'reopened', jsonb_build_object('stage', v_stage, 'round', v_step.round + 1, 'by', p_by), p_now);
+    update runs set state = 'running', stage = v_stage, code = null, reason = null, finished_at = null, warnings = 0, version = v_seq where run_id = p_run returning * into v_run;
+    update steps set state = 'cancelled', code = 'reopened' where run_id = p_run and array_position(p_stages, stage) > array_position(p_stages, v_stage);
+    perform set_step_ready(v_run, jsonb_build_object('stage', v_stage, 'limit', p_limit), v_step.input, v_step.input_type, v_step.input_id, p_now, null);
+    return jsonb_build_object('result', 'reopened', 'stage', v_stage, 'round', v_step.round + 1, 'outbox', jsonb_build_array(
+        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, run_state(v_run))));
+end $$;
+
+-- advance(topic, partition, first, next): the watermark moves past offsets [first, next); a hole before them is noted, never assumed harmless.
+create function advance(p_topic text, p_partition integer, p_first bigint, p_next bigint) returns void language plpgsql as $$
+declare v_next bigint;
+begin
+    insert into offsets (topic, partition, next) values (p_topic, p_partition, 0) on conflict do nothing;
+    select next into v_next from offsets where topic = p_topic and partition = p_partition for update;
+    if p_first > v_next then
+        insert into gaps (topic, partition, first, past) values (p_topic, p_partition, v_next, p_first) on conflict do nothing;
+    end if;
+    update offsets set next = greatest(next, p_next) where topic = p_topic and partition = p_partition and next < p_next;
+end $$;
+
+-- bury(item, now): a record that cannot be used becomes a dead letter; the row is the truth, the topic dead.letters its echo.
+create function bury(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
+begin
+    insert into dead_letters (id, topic, partition, "offset", tenant_id, key, value, size, sha256, headers, code, sentence, at)
+    values ((i ->> 'id')::uuid, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, i ->> 'tenant', decode(i ->> 'key', 'hex'),
+            decode(i ->> 'value', 'hex'), (i ->> 'size')::bigint, decode(i ->> 'sha256', 'hex'), i -> 'headers', i ->> 'code', i ->> 'sentence', p_now)
+    on conflict do nothing;
+    if not found then return jsonb_build_object('result', 'seen'); end if;
+    return jsonb_build_object('result', 'buried', 'outbox', jsonb_build_array(
+        emit((i ->> 'id')::uuid, 'dead.letters', coalesce(i ->> 'tenant', '_unknown'), null, null, 0, p_now, null, '', null)));
+end $$;
+
+-- receive(items, now): one batch of what came from Kafka, the API, the CLI and timers, with the offsets it covers, in one transaction.
+create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+declare i jsonb;
+begin
+    for i in select value from jsonb_array_elements(p_items) loop
+        return next case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now) when 'dead' then bury(i, p_now) end;
+    end loop;
+    for i in select value from jsonb_array_elements(p_offsets) o order by value ->> 'topic', (value ->> 'partition')::int, (value ->> 'first')::bigint loop
+        perform advance(i ->> 'topic', (i ->> 'partition')::int, (i ->> 'first')::bigint, (i ->> 'next')::bigint);
+    end loop;
+end $$;
+
+-- commit_steps(items, now): one batch of outcomes.
+create function commit_steps(p_items jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+declare i jsonb;
+begin
+    for i in select value from jsonb_array_elements(p_items) loop
+        return next commit_step(i, p_now);
+    end loop;
+end $$;
+
+-- reserve_version(tenant, run, round, model, index): the tenant's next version number; the same one however often a run's round asks.
+create function reserve_version(p_tenant text, p_run uuid, p_round integer, p_model text, p_index text) returns versions language plpgsql as $$
+declare v versions;
+begin
+    perform lock_tenant(p_tenant);
+    select * into v from versions where run_id = p_run and round = p_round;
+    if found then return v; end if;
+    insert into versions (tenant_id, number, run_id, round, model_path, index_path)
+    values (p_tenant, (select coalesce(max(number), 0) + 1 from versions where tenant_id = p_tenant), p_run, p_round, p_model, p_index) returning * into v;
+    return v;
+end $$;
+
+-- mark_version_live(tenant, number): it is healthy and serves; the one before it is retired.
+create function mark_version_live(p_tenant text, p_number integer) returns void language plpgsql as $$
+begin
+    perform lock_tenant(p_tenant);
+    update versions set state = 'retired', retired_at = clock_timestamp() where tenant_id = p_tenant and state = 'live' and number <> p_number;
+    update versions set state = 'live', live_at = coalesce(live_at, clock_timestamp()), retired_at = null, reason = null where tenant_id = p_tenant and number = p_number and state <> 'live';
+end $$;

@@ -1,0 +1,91 @@
+"""The pipelines a worker carries, looked up by what events and rows know of them: an entry topic, a stage name, a completion topic."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+from uuid import UUID
+
+from schemas.event import Event
+from streams.settings import Settings
+from streams.stage import Pipeline, Retry, Stage
+
+ECHO_GRACE = timedelta(seconds=10)
+"""With eager hand-over off: how long a step waits for its event's return from Kafka before it starts without."""
+
+
+class Pipelines:
+    """All pipelines of this platform, with the settings that shape their steps."""
+
+    def __init__(self, pipelines: Sequence[Pipeline], settings: Settings) -> None:
+        self.all, self.settings = tuple(pipelines), settings
+        self.by_name = {each.name: each for each in self.all}
+        self.by_entry = {each.entry.topic: each for each in self.all}
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Pipelines":
+        """The pipelines that the setting `pipelines` names; the runtime itself knows none."""
+        module, _, name = settings.pipelines.partition(":")
+        return cls(getattr(import_module(module), name), settings)
+
+    @cached_property
+    def completions(self) -> dict[str, list[tuple[Pipeline, Stage]]]:
+        """Completion topic -> the stages that wait for it."""
+        found: dict[str, list[tuple[Pipeline, Stage]]] = {}
+        for pipeline in self.all:
+            for stage in pipeline.stages:
+                if stage.watcher:
+                    found.setdefault(stage.watcher.gives.topic, []).append((pipeline, stage))
+        return found
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """Every topic the agents react to: whatever feeds a stage or ends a wait."""
+        fed = [stage.takes.topic for pipeline in self.all for stage in pipeline.stages]
+        return list(dict.fromkeys([*fed, *self.completions]))
+
+    @cached_property
+    def feeds(self) -> dict[str, list[Stage]]:
+        """Topic -> the stages whose steps an event on it starts when eager hand-over is off."""
+        found: dict[str, list[Stage]] = {}
+        for pipeline in self.all:
+            for stage in pipeline.stages:
+                found.setdefault(stage.takes.topic, []).append(stage)
+        return found
+
+    @cached_property
+    def cpu_stages(self) -> list[str]:
+        return [stage.name for pipeline in self.all for stage in pipeline.stages if stage.cpu]
+
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """Limits in force: name -> how many steps may hold it."""
+        most = self.settings.ml_engine.max_jobs
+        return {"ml_engine": most} if most is not None else {}
+
+    def limit_of(self, stage: Stage) -> str | None:
+        return stage.limit if stage.limit in self.limits else None
+
+    def first(self, pipeline: Pipeline) -> dict[str, Any]:
+        """How the ledger begins a run of this pipeline."""
+        stage = pipeline.stages[0]
+        return {"stage": stage.name, "limit": self.limit_of(stage), "type": stage.takes.topic}
+
+    def next(self, pipeline: Pipeline, stage: str, *, hold: bool = False) -> dict[str, Any] | None:
+        """How the ledger goes on after `stage`; `hold`: wait for the event's echo."""
+        after = pipeline.after(stage)
+        if after is None:
+            return None
+        step: dict[str, Any] = {"stage": after.name, "limit": self.limit_of(after)}
+        if hold:
+            step["hold"] = ECHO_GRACE.total_seconds()
+        return step
+
+    def retry(self, stage: Stage) -> Retry:
+        own = self.settings.retry
+        return stage.retry or Retry(attempts=own.attempts, every=own.every)
+
+    def event(self, kind: type[Event], data: dict[str, Any], run_id: UUID) -> Event:
+        """The event in a ledger row, known to be about its run."""
+        return kind.model_validate(data).of_run(run_id)

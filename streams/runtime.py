@@ -1,0 +1,83 @@
+"""One worker's machinery put together: ledger, executor, outbox, inbox and dispatcher, without Kafka's consumer and without Faust.
+
+The transport feeds `inbox`; tests and the simulation feed it too, with an in-memory broker in place of the producer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from streams.dispatch import Dispatcher
+from streams.executor import Executor, Lease, Room
+from streams.inbox import Inbox
+from streams.ledger.connection import Connection, is_outage
+from streams.ledger.ledger import Ledger
+from streams.outbox import Outbox, Producer
+from streams.pipelines import Pipelines
+
+log = structlog.get_logger(__name__)
+
+SWEEP_OUTBOX = 1.0
+
+
+class Runtime:
+    """Everything between a record and the events that follow from it."""
+
+    def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, producer: Producer, *, lease: Lease, cpu: Room, cluster: str) -> None:
+        settings = pipelines.settings
+        self.pipelines, self.ledger, self.lease = pipelines, ledger, lease
+        self._outbox_connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-outbox")
+        self.outbox = Outbox(producer, self._outbox_connection)
+        self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
+        self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
+        self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._publishing: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._publishing = [asyncio.create_task(self.outbox.run()), asyncio.create_task(self.outbox.run_removal())]
+        parts: list[Coroutine[Any, Any, None]] = [self.dispatcher.run(), self.dispatcher.run_reaper(), self.inbox.run_flush(), self._sweep()]
+        self._tasks = [asyncio.create_task(part) for part in parts]
+
+    async def drain(self, grace: float) -> None:
+        """Give back what is in hand; afterwards nothing new begins."""
+        await self.executor.drain(grace)
+
+    async def stop(self) -> None:
+        """Publish what is left and stop; rows that Kafka does not take now stay in the outbox."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.ledger.outage is None:
+            await self.inbox.flush()
+        await self.outbox.stop()
+        await asyncio.wait(self._publishing, timeout=5)
+        for task in self._publishing:
+            task.cancel()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+        await self._outbox_connection.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_OUTBOX)
+            try:
+                if swept := await self.outbox.sweep():
+                    log.info("published events that were left behind", events=swept)
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("outbox sweep failed; trying again")
+                await self._outbox_connection.drop()
+
+
+@asynccontextmanager
+async def running(runtime: Runtime) -> AsyncIterator[Runtime]:
+    """A started runtime that is drained and stopped at the end."""
+    runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.drain(5)
+        await runtime.stop()

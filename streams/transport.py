@@ -1,0 +1,108 @@
+"""Faust as the transport: one agent a topic, each record handed to the inbox, its offset acknowledged once the ledger has it."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import faust
+import structlog
+
+from streams import seek_patch
+from streams.inbox import Arrived
+from streams.ledger.groupcommit import Stopped
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Take = Callable[[Arrived], Awaitable[None]]
+WINDOW = 64
+"""Records of one topic on their way into the ledger at a time; acknowledged strictly in their order."""
+
+
+def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faust.App) -> faust.App:
+    """The transport app, without tables and with the settings that were validated under faults (docs/decisions/0003)."""
+    seek_patch.apply()
+    kafka = settings.kafka
+    return app_class(
+        kafka.app_id,
+        broker=[f"kafka://{address}" for address in kafka.bootstrap.split(",")],
+        processing_guarantee="at_least_once",
+        store="memory://",
+        key_serializer="raw",
+        value_serializer="raw",
+        producer_acks=-1,
+        producer_request_timeout=60,
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        topic_partitions=kafka.partitions,
+        topic_replication_factor=kafka.replication,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{kafka.app_id}-{slot}",
+        broker_session_timeout=20,
+        broker_heartbeat_interval=2,
+        broker_rebalance_timeout=60,
+        broker_request_timeout=90,
+        broker_max_poll_interval=10**6,
+        broker_commit_interval=0.5,
+        stream_buffer_maxsize=128,
+        stream_wait_empty=True,
+        consumer_metadata_max_age_ms=10_000,
+        web_enabled=False,
+    )
+
+
+def add_agents(app: faust.App, topics: list[str], take: Take) -> None:
+    """One agent for each topic, named after it."""
+    for topic in topics:
+        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"inbox.{topic}", concurrency=1)(_reader(app, take))
+
+
+def _reader(app: faust.App, take: Take) -> Callable[[Any], AsyncIterator[None]]:
+    async def read(stream: Any) -> Any:
+        """Hand records to the inbox, a window of them at a time, and acknowledge each when all before it are recorded."""
+        window: deque[tuple[Any, asyncio.Task[None]]] = deque()
+        changed = asyncio.Event()
+        acker = asyncio.create_task(_acknowledge(app, window, changed))
+        try:
+            async for event in stream.noack().events():
+                while len(window) >= WINDOW:
+                    await asyncio.sleep(0.001)
+                window.append((event, asyncio.create_task(_take(app, take, arrived(event.message)))))  # type: ignore[arg-type]
+                changed.set()
+        finally:
+            acker.cancel()
+
+    return read
+
+
+async def _acknowledge(app: faust.App, window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event) -> None:
+    while True:
+        if not window:
+            changed.clear()
+            await changed.wait()
+        event, task = window[0]
+        await asyncio.wait({task})
+        window.popleft()
+        event.ack()
+
+
+async def _take(app: faust.App, take: Take, record: Arrived) -> None:
+    """Record it, or end the process: the one way not to acknowledge an event is to be gone."""
+    try:
+        await take(record)
+    except Stopped:
+        log.warning("stopping while the ledger is away; unread events are read again at the next start", topic=record.topic)
+        os._exit(1)
+    except Exception:
+        log.critical("an event could not be recorded; the worker ends so that it is read again", topic=record.topic, partition=record.partition, offset=record.offset, exc_info=True)
+        os._exit(1)
+
+
+def arrived(message: Any) -> Arrived:
+    """Faust's message as the inbox knows it."""
+    headers = message.headers
+    pairs = list(headers.items()) if isinstance(headers, dict) else list(headers or ())
+    return Arrived(message.topic, message.partition, message.offset, round((message.timestamp or 0) * 1000), message.key, message.value, pairs)

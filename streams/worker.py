@@ -1,0 +1,124 @@
+"""A worker process: its slot, the Faust transport app, and the runtime that the app's agents feed."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import Any
+
+import faust
+import structlog
+
+from streams.clock import Clock
+from streams.kafka import TopicsWrong, open_producer, wait_for_cluster
+from streams.ledger.connection import Connection
+from streams.ledger.ledger import Ledger
+from streams.ledger.versions import LedgerVersions
+from streams.logs import set_up
+from streams.membership import Membership, SlotTaken
+from streams.pipelines import Pipelines
+from streams.runtime import Runtime
+from streams.services import open_services
+from streams.settings import Settings
+from streams.transport import add_agents, make_app
+
+log = structlog.get_logger(__name__)
+
+GRACE = 10.0
+"""Seconds that steps in hand get to finish after SIGTERM; then they are given back."""
+
+
+class WorkerApp(faust.App):
+    """The transport app: opens the runtime before the first event, drains it before the last."""
+
+    pipelines: Pipelines
+    membership: Membership
+    clock: Clock
+    runtime: Runtime
+    _stack: AsyncExitStack
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        settings = self.pipelines.settings
+        cluster = await wait_for_cluster(settings.kafka)
+        self._stack = stack = AsyncExitStack()
+        producer = await stack.enter_async_context(open_producer(settings.kafka))
+        ledger = Ledger(settings.ledger, self.clock)
+        ledger.start()
+        stack.push_async_callback(ledger.stop)
+        versions = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-versions")
+        stack.push_async_callback(versions.close)
+        services = await stack.enter_async_context(open_services(settings, LedgerVersions(versions)))
+        self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
+        self.runtime.start()
+        stack.push_async_callback(self.runtime.stop)
+        loop = asyncio.get_running_loop()
+        self.membership.on_wake = lambda: loop.call_soon_threadsafe(self.runtime.executor.room_made.set)
+        log.info("worker ready", slot=self.membership.slot, worker=str(self.membership.worker), topics=len(self.pipelines.topics))
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        if hasattr(self, "runtime"):
+            log.info("stopping: steps in hand get their grace, then they are given back", slot=self.membership.slot)
+            await self.runtime.drain(GRACE)
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        if hasattr(self, "_stack"):
+            await self._stack.aclose()
+
+
+class Worker(faust.Worker):
+    """Faust's worker without its banner and logging: ours are set up already."""
+
+    def _setup_logging(self) -> None:
+        return
+
+    def on_startup_finished(self) -> None:
+        return
+
+
+def run(settings: Settings, *, slot: int | None = None) -> int:
+    """Run a worker until it is told to stop. Exit code: 0 stopped, 1 it failed, 3 what it needs is not there."""
+    set_up(settings)
+    _use_uvloop()
+    clock = Clock()
+    membership = Membership(settings, clock, slot=slot)
+    membership.on_lost = _end_process
+    try:
+        membership.start()
+    except SlotTaken as taken:
+        log.error(str(taken), code="slot_taken")
+        return 3
+    pipelines = Pipelines.load(settings)
+    app = make_app(settings, slot=membership.slot, app_class=WorkerApp)
+    assert isinstance(app, WorkerApp)
+    app.pipelines, app.membership, app.clock = pipelines, membership, clock
+
+    async def take(record: Any) -> None:
+        await app.runtime.inbox.take(record)
+
+    add_agents(app, pipelines.topics, take)
+    try:
+        Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except TopicsWrong as wrong:
+        log.error(str(wrong), code="topics_wrong")
+        return 3
+    finally:
+        membership.stop()
+
+
+def _use_uvloop() -> None:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _end_process(reason: str) -> None:
+    """The slot is lost to another worker: consuming on would be a second voice under one name."""
+    sys.stderr.write(f"slot_lost: {reason}\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
