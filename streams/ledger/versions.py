@@ -31,6 +31,10 @@ class LedgerVersions:
             "update versions set state = 'rejected', reason = $3 where tenant_id = $1 and number = $2 and state in ('reserved', 'rejected')", tenant_id, number, reason
         )
 
+    async def restore(self, tenant_id: str, *, instead_of: int) -> Version | None:
+        rows = await self._connection.fetch(f"select {_COLUMNS} from restore_version($1, $2)", tenant_id, instead_of)
+        return _version(rows[0]) if rows else None
+
 
 def _version(row: Any) -> Version:
     return Version(*row)

@@ -223,13 +223,15 @@ create table versions (
     round       integer not null default 1,
     model_path  text not null,
     index_path  text not null,
+    instead_of  integer,                 -- a rollback: the unhealthy number that this one replaces
     state       text not null default 'reserved' check (state in ('reserved', 'live', 'retired', 'rejected')),
     reason      text,
     created_at  timestamptz not null default clock_timestamp(),
     live_at     timestamptz,
     retired_at  timestamptz,
     primary key (tenant_id, number),
-    unique (run_id, round)
+    unique (run_id, round),
+    unique (tenant_id, instead_of)
 );
 create unique index versions_live on versions (tenant_id) where state = 'live';
 

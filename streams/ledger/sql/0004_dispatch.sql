@@ -193,3 +193,17 @@ begin
     update versions set state = 'retired', retired_at = clock_timestamp() where tenant_id = p_tenant and state = 'live' and number <> p_number;
     update versions set state = 'live', live_at = coalesce(live_at, clock_timestamp()), retired_at = null, reason = null where tenant_id = p_tenant and number = p_number and state <> 'live';
 end $$;
+
+-- restore_version(tenant, bad): the last good version again, under a number of its own; the same one however often it is asked for `bad`.
+create function restore_version(p_tenant text, p_bad integer) returns setof versions language plpgsql as $$
+declare v versions; v_good versions;
+begin
+    perform lock_tenant(p_tenant);
+    select * into v from versions where tenant_id = p_tenant and instead_of = p_bad;
+    if found then return next v; return; end if;
+    select * into v_good from versions where tenant_id = p_tenant and number < p_bad and state in ('live', 'retired') order by live_at desc, number desc limit 1;
+    if not found then return; end if;
+    insert into versions (tenant_id, number, model_path, index_path, instead_of)
+    values (p_tenant, (select max(number) + 1 from versions where tenant_id = p_tenant), v_good.model_path, v_good.index_path, p_bad) returning * into v;
+    return next v;
+end $$;
