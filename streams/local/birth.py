@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         become(int(uid), keep_dac=keep_dac == "1")
     die_with_parent(int(parent), int(signal))
     try:
-        os.execvp(command[0], command)
+        os.execv(command[0], command)  # a full path: after the drop not even the standard library may be readable
     except OSError as error:
         sys.exit(f"cannot run {command[0]}: {error.strerror}")
 

@@ -90,7 +90,7 @@ def is_free(port: int) -> bool:
 
 def stale_sockets(port: int) -> list[Path]:
     """SeaweedFS puts Unix sockets into /tmp whatever TMPDIR says, named after the port, and may leave them there."""
-    return list(Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"))
+    return list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))
 
 
 def _ours(file: Path) -> bool:

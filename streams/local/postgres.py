@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 from pathlib import Path
@@ -17,7 +18,6 @@ from streams.local.process import ServerProcess
 if TYPE_CHECKING:
     import asyncpg
 
-NOBODY = 65534
 DATABASES = ("tidemill", "warehouse")
 ROLE = "tidemill"
 INITDB = ("-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
@@ -122,4 +122,4 @@ def life(binary: Path, folder: Path) -> spawn.Life:
     if os.geteuid() != 0:
         return spawn.Life(death_signal=signal.SIGINT)
     reachable = all(parent.stat().st_mode & 0o001 for path in (binary, folder.resolve()) for parent in path.resolve().parents)
-    return spawn.Life(death_signal=signal.SIGINT, uid=NOBODY, keep_dac=not reachable)
+    return spawn.Life(death_signal=signal.SIGINT, uid=pwd.getpwnam("nobody").pw_uid, keep_dac=not reachable)

@@ -38,16 +38,15 @@ async def ensure_jars(cache: Path, say: Callable[[str], None]) -> Path:
         return folder
     async with _alone(cache / f".kafka-{VERSION}.lock"):
         if not (folder / COMPLETE).exists():
-            say(f"fetching Kafka {VERSION} (43 MB, once)")
-            await _fill(folder)
+            await _fill(folder, say)
     return folder
 
 
-async def _fill(folder: Path) -> None:
+async def _fill(folder: Path, say: Callable[[str], None]) -> None:
     lock = read_lock()
     draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
-        await fetch(draft, lock)
+        await fetch(draft, lock, say)
         check(draft, lock)
         _publish(draft, folder)
     finally:
@@ -62,10 +61,13 @@ def _publish(draft: Path, folder: Path) -> None:
     draft.rename(folder)
 
 
-async def fetch(draft: Path, lock: Lock) -> None:
+async def fetch(draft: Path, lock: Lock, say: Callable[[str], None]) -> None:
+    """From the mirror that was named, else by Maven, which knows its own mirrors and proxies."""
     if mirror := os.environ.get("KAFKA_JARS_URL"):
+        say(f"fetching Kafka {VERSION} from KAFKA_JARS_URL (43 MB, once)")
         await asyncio.gather(*(asyncio.to_thread(_download, f"{mirror.rstrip('/')}/{path}", draft) for path in lock))
     elif maven := shutil.which("mvn"):
+        say(f"fetching Kafka {VERSION} with Maven (43 MB, once)")
         await _by_maven(maven, draft)
     else:
         raise Missing(
@@ -84,7 +86,7 @@ def _download(url: str, folder: Path) -> None:
 
 async def _by_maven(maven: str, draft: Path) -> None:
     log = draft.with_suffix(".log")
-    command = [maven, "-q", "-B", "-C", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+    command = [maven, "-q", "-B", "-C", "-Dstyle.color=never", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
     try:
         status = await spawn.run([*command, f"-DoutputDirectory={draft}", "-DincludeScope=runtime"], log)
         if status:
