@@ -48,9 +48,9 @@ async def read_manifest(kind: type[M], bucket: str, folder: str, tenant_id: str,
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         what = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise GiveUp(f"{where} is no good: {what}: {first['msg']}; find out what wrote it, then `tidemill retry` the run", code="bad_manifest") from None
+        raise GiveUp(f"{where} is no good ({what}: {first['msg']}); find out what wrote it, then `tidemill retry`", code="bad_manifest") from None
     if manifest.tenant_id != tenant_id or (manifest.run_id is not None and manifest.run_id != run_id):
-        raise GiveUp(f"{where} is not of {tenant_id} and run {run_id}; nothing of it was used; find out why it was handed over", code="foreign_manifest")
+        raise GiveUp(f"{where} is not of {tenant_id}, run {run_id}; nothing of it was used; find out who handed it over", code="foreign_manifest")
     return manifest
 
 

@@ -119,10 +119,13 @@ async def _put_back(bad: Version, use: Services, trouble: str) -> GiveUp:
         key=f"rollback:{good.tenant_id}:{good.number}",
     )
     if conflict is not None and conflict.live != good.number:
-        return GiveUp(f"{what}; meanwhile another version ({conflict.live}) went live, which was left there; see `tidemill versions`", code="unhealthy")
+        return GiveUp(f"{what}; meanwhile version {conflict.live} went live and was left there; see `tidemill versions`", code="unhealthy")
     if still := await _unhealthy(good, use):
-        return GiveUp(f"{what}, and neither is the last good one, put back as {good.number} ({still}); look at the inference service", code="rollback_failed")
+        return GiveUp(
+            f"{what}, nor did the last good one, put back as {good.number} ({still}); look at the inference service", code="rollback_failed"
+        )
     await use.versions.mark_live(good.tenant_id, good.number)
     return GiveUp(
-        f"{what}; the last good one was put back as version {good.number}; look at the inference service's log, then `tidemill retry` the run", code="unhealthy"
+        f"{what}; the last good one was put back as version {good.number}; look at the inference service's log, then `tidemill retry` the run",
+        code="unhealthy",
     )

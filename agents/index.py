@@ -20,6 +20,7 @@ from streams.step import Step, current
 
 INPUTS = ("items.npy", "users.npy", "items.ids")
 LONGEST_BUILD = timedelta(hours=1)
+MORE_MEMORY = "give it more with TIDEMILL_RUNTIME__CHILD_MEMORY or set TIDEMILL_INDEX__BUILDER=engine"
 
 
 @stage(cpu=True, timeout=LONGEST_BUILD + timedelta(minutes=30))
@@ -38,7 +39,8 @@ async def index(event: TrainingCompleted, use: Services) -> IndexBuilt | IndexSt
     with await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="tidemill-index-", ignore_cleanup_errors=True) as folder:
         built = await _build(event, model_path, Path(folder), step, use)
         await _upload(Path(folder), target, use)
-    return event.then(IndexBuilt, index_path=target, model_path=model_path, manifest=f"{target}/{MANIFEST}", **built)
+    manifest = f"{target}/{MANIFEST}"
+    return IndexBuilt(tenant_id=event.tenant_id, run_id=event.run_id, index_path=target, model_path=model_path, manifest=manifest, **built)
 
 
 async def _build(event: TrainingCompleted, model_path: str, folder: Path, step: Step, use: Services) -> dict[str, Any]:
@@ -59,10 +61,10 @@ async def _in_child(use: Services, *args: Any) -> dict[str, Any]:
     try:
         return await use.cpu.run(index_build.build, *args, timeout=LONGEST_BUILD.total_seconds())
     except ChildFailed as failed:
-        advice = "give it more with TIDEMILL_RUNTIME__CHILD_MEMORY or set TIDEMILL_INDEX__BUILDER=engine" if failed.code == "out_of_memory" else "train again"
+        advice = MORE_MEMORY if failed.code == "out_of_memory" else "find out what the ML Engine wrote"
         raise GiveUp(f"the index could not be built: {failed.text}; {advice}, then `tidemill retry` the run", code=failed.code) from failed
     except ChildDied as died:
-        raise TryAgain(f"the process that built the index died ({died}); look at the worker's memory and the kernel's log", code="index_child_died") from died
+        raise TryAgain(f"the process that built the index died ({died}); look at the memory of the machine", code="index_child_died") from died
     except TimeoutError as late:
         raise TryAgain(f"{late}; set TIDEMILL_INDEX__BUILDER=engine for tenants this large", code="index_too_slow") from late
 
@@ -86,9 +88,9 @@ async def ask(started: IndexStarted, use: Services) -> IndexBuilt | None:
         return None
     if (end := FINISHED[job.status]) != "completed":
         reason = (job.error or "no reason given")[:500]
-        raise GiveUp(f"the ML Engine ended index job {job.job_id} as {end}: {reason}; see its log, then `tidemill retry` the run", code=f"index_{end}")
+        raise GiveUp(f"the ML Engine ended index job {job.job_id} as {end}: {reason}; see its log, then `tidemill retry`", code=f"index_{end}")
     try:
         return IndexBuilt.model_validate({**job.result, "tenant_id": started.tenant_id, "run_id": started.run_id, "job_id": started.job_id})
     except ValidationError as error:
         what = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
-        raise TryAgain(f"the result of index job {job.job_id} is incomplete or wrong ({what}); look at the ML Engine", code="ml_engine_lied") from None
+        raise TryAgain(f"the result of index job {job.job_id} is wrong ({what}); look at the ML Engine", code="ml_engine_lied") from None

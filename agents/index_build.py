@@ -49,10 +49,11 @@ def _vectors(file: Path, dim: int, *, may_be_empty: bool = False) -> "Vectors":
     import numpy as np
 
     try:
-        vectors = np.load(file, allow_pickle=False)
+        with file.open("rb") as data:
+            vectors = np.lib.format.read_array(data, allow_pickle=False)  # np.load would also open zip files
     except (ValueError, EOFError, OSError) as error:
         raise BadModel("bad_vectors", f"{file.name} is not an array of numbers") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise BadModel("bad_vectors", f"{file.name} is not a matrix of float32")
     if vectors.shape[1] != dim:
         raise BadModel("dim_mismatch", f"{file.name} has {vectors.shape[1]} columns, the model's manifest says {dim}")

@@ -56,7 +56,7 @@ async def job_of(tenant_id: str, job_id: str, use: Services) -> JobStatus:
             code="job_forgotten",
         )
     if job.job_id != job_id or job.tenant_id != tenant_id:
-        raise TryAgain(f"asked after the job {job_id} of {tenant_id}, the ML Engine answered about another one; look at its log", code="ml_engine_lied")
+        raise TryAgain(f"asked after job {job_id} of {tenant_id}, the ML Engine told of another one; look at its log", code="ml_engine_lied")
     if job.status not in UNFINISHED and job.status not in FINISHED:
         raise TryAgain(
             f"the ML Engine says that job {job_id} is {job.status!a}, which this version of Tidemill does not know; upgrade it or the engine",

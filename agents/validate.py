@@ -53,16 +53,17 @@ def _is_data(name: str) -> bool:
 def _check_amount(where: str, files: list[Object], size: int, use: Services) -> None:
     limits = use.settings.validation
     if not files:
-        raise GiveUp(f"{where} holds no {', '.join(FORMATS)} file; publish the tenant's interactions there, then `tidemill retry` the run", code="no_data")
+        raise GiveUp(f"{where} holds no {', '.join(FORMATS)} file; publish interactions there, then `tidemill retry` the run", code="no_data")
     if empty := [file.key for file in files if file.size == 0]:
-        raise GiveUp(f"{len(empty)} files are empty, the first is {empty[0]}; write or delete them, then `tidemill retry` the run", code="empty_file")
+        raise GiveUp(f"{len(empty)} files are empty, the first is {empty[0]}; write or delete them, then `tidemill retry`", code="empty_file")
     if len(files) < limits.min_files:
         raise GiveUp(f"{where} has {len(files)} files, at least {limits.min_files} are needed; is the upload complete?", code="too_few_files")
     if size < limits.min_bytes:
         raise GiveUp(f"{where} has {size} bytes, at least {limits.min_bytes} are needed; upload more interactions", code="too_little_data")
     if size > limits.max_bytes:
         raise GiveUp(
-            f"{where} has {size} bytes, at most {limits.max_bytes} are taken; raise TIDEMILL_VALIDATION__MAX_BYTES or upload less", code="too_much_data"
+            f"{where} has {size} bytes, at most {limits.max_bytes} are taken; raise TIDEMILL_VALIDATION__MAX_BYTES or upload less",
+            code="too_much_data",
         )
 
 
@@ -82,7 +83,8 @@ async def _look_into(files: list[Object], bucket: str, use: Services) -> None:
 
 async def _broken(file: Object, bucket: str, use: Services) -> bool:
     if file.key.endswith(".parquet"):
-        return file.size < 12 or b"PAR1" != await use.objects.peek(bucket, file.key, 4) or b"PAR1" != await use.objects.peek(bucket, file.key, -4)
+        ends = {await use.objects.peek(bucket, file.key, count) for count in (4, -4)}
+        return ends != {b"PAR1"} or file.size < 12
     first = (await use.objects.peek(bucket, file.key, 64)).removeprefix(b"\xef\xbb\xbf").lstrip()
     return not first.startswith((b"{", b"["))
 

@@ -1,6 +1,6 @@
 """The neighbours as small fakes: enough for a pipeline to travel in memory, each with what it was asked for the tests to look at."""
 
-import fnmatch
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ class FakeMLEngine:
             self.jobs[job_id] = JobStatus(job_id=job_id, tenant_id=tenant_id, status="pending")
         return job_id
 
-    def finish(self, job_id: str, status: str = "completed", **fields: Any) -> None:
+    def finish(self, job_id: str, status: str = "completed", /, **fields: Any) -> None:
         self.jobs[job_id] = self.jobs[job_id].model_copy(update={"status": status, **fields})
 
     async def job(self, job_id: str) -> JobStatus | None:
@@ -106,10 +106,10 @@ class FakeObjects:
                 yield Object(key, len(self.files[where, key]), hashlib.md5(self.files[where, key]).hexdigest())
 
     async def download(self, bucket: str, key: str, path: Path, *, sha256: str | None = None, limit: int = 1 << 30) -> None:
-        path.write_bytes(await self.get(bucket, key, limit=limit))
+        await asyncio.to_thread(path.write_bytes, await self.get(bucket, key, limit=limit))
 
     async def upload(self, bucket: str, key: str, path: Path) -> None:
-        await self.put(bucket, key, path.read_bytes())
+        await self.put(bucket, key, await asyncio.to_thread(path.read_bytes))
 
     async def put(self, bucket: str, key: str, data: bytes) -> None:
         self.files[bucket, key] = data
@@ -125,7 +125,7 @@ class FakeObjects:
         return data[:count] if count > 0 else data[count:]
 
     async def delete_prefix(self, bucket: str, prefix: str) -> int:
-        gone = [at for at in self.files if fnmatch.fnmatchcase(at[1], f"{prefix}*") and at[0] == bucket]
+        gone = [at for at in self.files if at[0] == bucket and at[1].startswith(prefix)]
         for at in gone:
             del self.files[at]
         return len(gone)
@@ -169,7 +169,7 @@ class InlineCpu:
 
     free = 1
 
-    async def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+    async def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:  # noqa: ASYNC109  # as the real one
         return function(*args)
 
 

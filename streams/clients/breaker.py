@@ -36,7 +36,7 @@ class Breaker:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Let one send through, or raise a free `TryAgain`. Inside: `Failed` counts against the neighbour, no exception counts for it, others do neither."""
+        """Let one send through, or raise a free `TryAgain`. `Failed` counts against the neighbour, no exception for it, others do neither."""
         self._admit()
         self._in_flight += 1
         try:
@@ -54,7 +54,7 @@ class Breaker:
         full = self._room is not None and self._in_flight >= self._room
         if left <= 0 and not full:
             return
-        wait = max(left, 0.5) * random.uniform(1.0, 1.5)  # noqa: S311  # spreads those who wait, no secret
+        wait = max(left, 0.5) * random.uniform(1.0, 1.5)  # spreads those who wait
         raise TryAgain(
             f"{self.name} does not answer; the step waits for it and loses no attempt; look at the {self.name} service",
             code=f"{self.name}_down",

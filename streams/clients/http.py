@@ -17,11 +17,9 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
 from streams.clients.answers import Problem, Reply, Unanswered, asked_to_wait, in_progress, no_answer, refusal, says_later, says_lies
-
-
 from streams.clients.breaker import Breaker, Failed
 from streams.settings import NeighbourSettings
-from streams.stage import GiveUp, TryAgain
+from streams.stage import GiveUp
 from streams.step import Effect, Step, current
 
 M = TypeVar("M", bound=BaseModel)
@@ -87,7 +85,7 @@ class Neighbour:
     async def _tries(self, call: _Call, deadline: float) -> Reply:
         """The first try and the quick ones after it, as long as there is time for another."""
         for pause in (*QUICK_PAUSES, None):
-            pause = pause and pause * random.uniform(0.5, 1.5)  # noqa: S311  # spreads those who wait, no secret
+            pause = pause and pause * random.uniform(0.5, 1.5)  # spreads those who ask
             last = pause is None or asyncio.get_running_loop().time() + pause >= deadline
             try:
                 reply = await self._once(call)
@@ -154,7 +152,7 @@ class Neighbour:
             raise refusal(self.name, reply.status, Problem.of(reply.body))
         if 300 <= reply.status < 400:
             raise GiveUp(
-                f"{self.name} redirects {call.command} elsewhere, which is never followed; set TIDEMILL_{self.name.upper()}__URL to where it lives now",
+                f"{self.name} redirects {call.command}, which is never followed; set TIDEMILL_{self.name.upper()}__URL to where it lives now",
                 code=f"{self.name}_redirects",
             )
         raise says_lies(self.name, f"answered {call.command} with the status {reply.status}, which means nothing here")
@@ -178,7 +176,7 @@ class _Broken(Failed):
 
 def _worth_repeating(call: _Call, reply: Reply) -> bool:
     """Whether the same key may be answered otherwise a moment later."""
-    return reply.status not in call.answers and (reply.status >= 500 or reply.status in (408, 429)) or in_progress(reply)
+    return in_progress(reply) or (reply.status not in call.answers and (reply.status >= 500 or reply.status in (408, 429)))
 
 
 def _prepare(method: str, path: str, answers: Mapping[int, type[BaseModel]], body: BaseModel | None, key: str | None) -> _Call:
@@ -217,5 +215,3 @@ async def open_neighbour(name: str, settings: NeighbourSettings) -> AsyncIterato
         base_url=settings.url, transport=AiohttpTransport(limits=limits), timeout=timeout, follow_redirects=False, trust_env=False
     ) as http:
         yield Neighbour(name, settings, http)
-
-

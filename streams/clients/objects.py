@@ -179,7 +179,8 @@ def _named(bucket: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except (EndpointConnectionError, ConnectTimeoutError, ConnectionClosedError) as error:
-        raise TryAgain("the object store cannot be reached; look at it and at TIDEMILL_S3__ENDPOINT", code="s3_down", free=True, waiting_for="s3") from error
+        sentence = "the object store cannot be reached; look at it and at TIDEMILL_S3__ENDPOINT"
+        raise TryAgain(sentence, code="s3_down", free=True, waiting_for="s3") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise GiveUp("there are no credentials for the object store; set TIDEMILL_S3__ACCESS_KEY and …SECRET_KEY", code="s3_forbidden") from error
     except ClientError as error:
@@ -203,7 +204,11 @@ async def open_objects(settings: S3Settings) -> AsyncIterator[ObjectStore]:
     """A client that connects when first needed; buckets are named in the path, as local stores want it."""
     secret = {name: value.get_secret_value() if value else None for name, value in (("id", settings.access_key), ("key", settings.secret_key))}
     config = AioConfig(
-        s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30, max_pool_connections=64, retries={"mode": "standard", "total_max_attempts": 4}
+        s3={"addressing_style": "path"},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=64,
+        retries={"mode": "standard", "total_max_attempts": 4},
     )
     async with aioboto3.Session().client(
         "s3",

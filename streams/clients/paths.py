@@ -15,7 +15,7 @@ def own_path(path: str, tenant_id: str, *, root: Literal["models", "indices"]) -
     if plain and path.startswith(own) and path.rstrip("/") + "/" != own:
         return path.rstrip("/")
     raise GiveUp(
-        f"a path for {tenant_id} must lie below {own} and be without '..', '//', '%' or scheme; the one received does not ({path[:100]!a}), and nothing was "
-        "read from it: find out why the neighbour answered so, then `tidemill retry` the run",
+        f"a path for {tenant_id} must lie below {own}, without '..', '//', '%' or scheme; the one received does not ({path[:100]!a}), "
+        "and nothing was read from it: find out why the neighbour answered so, then `tidemill retry` the run",
         code="foreign_path",
     )

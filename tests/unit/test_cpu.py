@@ -181,18 +181,25 @@ def test_the_worker_stays_free_of_numpy_and_faiss():
 
 
 async def _written(note: Path) -> int:
-    while not (note.exists() and note.stat().st_size):
+    """The pid that a child wrote, as soon as it did."""
+    for _ in range(1000):
+        if (text := await asyncio.to_thread(_text, note)) != "":
+            return int(text)
         await asyncio.sleep(0.02)
-    return int(note.read_text())
+    raise AssertionError("the child never began")
 
 
 async def _gone(pid: int) -> None:
     for _ in range(250):
-        try:
-            os.kill(pid, 0)
-            if "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]:
-                return  # dead; its new parent has not collected it yet
-        except (ProcessLookupError, FileNotFoundError):
+        state = (await asyncio.to_thread(_text, Path(f"/proc/{pid}/stat"))).rpartition(")")[2]
+        if state.split()[:1] in ([], ["Z"]):  # a zombie is dead; its new parent has not collected it yet
             return
         await asyncio.sleep(0.02)
     pytest.fail(f"process {pid} still lives")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

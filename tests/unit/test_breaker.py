@@ -1,0 +1,85 @@
+"""The circuit breaker of a neighbour, on virtual time."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from streams.clients.breaker import Breaker, Failed
+from streams.stage import TryAgain
+
+pytestmark = pytest.mark.looptime
+
+
+def fail(breaker: Breaker) -> None:
+    with pytest.raises(Failed), breaker.guard():
+        raise Failed
+
+
+def cool_down(breaker: Breaker) -> float:
+    with pytest.raises(TryAgain) as said, breaker.guard():
+        pass
+    assert said.value.after is not None
+    return said.value.after.total_seconds()
+
+
+async def test_it_stays_closed_when_failures_are_not_in_a_row():
+    breaker = Breaker("ml_engine")
+    for _ in range(10):
+        for _ in range(4):
+            fail(breaker)
+        with breaker.guard():
+            pass
+    assert not breaker.open
+
+
+async def test_its_cool_down_doubles_from_two_seconds_to_thirty():
+    breaker = Breaker("ml_engine")
+    for _ in range(5):
+        fail(breaker)
+    for wanted in (2, 4, 8, 16, 30, 30):
+        assert wanted <= cool_down(breaker) <= wanted * 1.5
+        await asyncio.sleep(wanted)
+        fail(breaker)  # the probe
+
+
+async def test_one_probe_at_a_time_then_a_ramp_then_all():
+    breaker = Breaker("ml_engine")
+    for _ in range(5):
+        fail(breaker)
+    await asyncio.sleep(2)
+    with breaker.guard():
+        cool_down(breaker)  # the second has to wait
+    assert not breaker.open
+    with breaker.guard(), breaker.guard():
+        cool_down(breaker)  # two at a time now
+    for _ in range(10):
+        with breaker.guard():
+            pass
+    with contextlib.ExitStack() as many:
+        for _ in range(1000):
+            many.enter_context(breaker.guard())
+
+
+async def test_a_failure_on_the_ramp_opens_it_again_for_longer():
+    breaker = Breaker("ml_engine")
+    for _ in range(5):
+        fail(breaker)
+    await asyncio.sleep(2)
+    with breaker.guard():
+        pass
+    fail(breaker)
+    assert cool_down(breaker) >= 4
+
+
+async def test_a_lie_is_neither_a_success_nor_a_failure():
+    breaker = Breaker("ml_engine")
+    for _ in range(5):
+        fail(breaker)
+    await asyncio.sleep(2)
+    with pytest.raises(TryAgain), breaker.guard():
+        raise TryAgain("HTML", code="ml_engine_lied")
+    assert breaker.open
+    with breaker.guard():
+        pass
+    assert not breaker.open

@@ -1,0 +1,212 @@
+"""The deploy stage: compare-and-set, health, and the last good version put back when the new one is sick."""
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from agents import deploy
+from schemas.states import RunState
+from streams.clients.inference import Conflict
+from streams.stage import GiveUp, TryAgain
+from tests.fakes import a_step, in_hand
+from tests.unit.stages import INDEX_PATH, INDICES, MODEL_PATH, RUN, SHA, a_house, index_built
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+def use():
+    return a_house()
+
+
+@pytest.fixture(autouse=True)
+def step():
+    with in_hand(a_step("deploy", run_id=RUN)) as step:
+        yield step
+
+
+async def make_live(use) -> int:
+    """A version of an earlier run that serves."""
+    version = await use.versions.reserve("acme", uuid4(), 1, model_path="models/acme/old", index_path="indices/acme/old")
+    await use.versions.mark_live("acme", version.number)
+    use.inference.live["acme"] = version.number
+    return version.number
+
+
+async def refused(use, **changes) -> GiveUp:
+    with pytest.raises(GiveUp) as said:
+        await deploy(index_built(**changes), use)
+    return said.value
+
+
+async def live(use) -> int | None:
+    version = await use.versions.live("acme")
+    return version.number if version else None
+
+
+async def test_the_first_version_goes_live(use):
+    found = await deploy(index_built(), use)
+    assert (found.version, found.previous_version, found.health) == (1, None, "healthy")
+    assert await live(use) == use.inference.live["acme"] == 1
+
+
+async def test_the_next_version_replaces_the_last_one(use):
+    before = await make_live(use)
+    found = await deploy(index_built(), use)
+    assert (found.version, found.previous_version) == (before + 1, before)
+    assert await live(use) == before + 1
+
+
+async def test_deploying_again_after_a_crash_goes_on_with_the_same_number(use):
+    await deploy(index_built(), use)
+    again = await deploy(index_built(), use)
+    assert again.version == 1
+    assert len(use.inference.deployed) == 1
+
+
+async def test_a_version_that_becomes_healthy_late_is_waited_for(use, monkeypatch):
+    health = use.inference.health
+    answers = iter(["down", "sick", "sick"])
+
+    async def slowly(tenant_id, version):
+        match next(answers, "well"):
+            case "down":
+                raise TryAgain("inference cannot be reached", code="inference_down", free=True)
+            case "sick":
+                use.inference.sick = {version}
+            case _:
+                use.inference.sick = set()
+        return await health(tenant_id, version)
+
+    monkeypatch.setattr(use.inference, "health", slowly)
+    assert (await deploy(index_built(), use)).version == 1
+
+
+async def test_a_sick_version_is_replaced_by_the_last_good_one_under_a_new_number(use):
+    before = await make_live(use)
+    use.inference.sick = {before + 1}
+    said = await refused(use)
+    assert said.code == "unhealthy"
+    assert "put back as version 3" in said.sentence
+    assert use.inference.live["acme"] == await live(use) == 3
+    assert use.inference.deployed[-1] == ("acme", 3, "rollback:acme:3")
+    back = use.versions.rows["acme", 3]
+    assert (back.index_path, use.versions.rows["acme", 2].state) == ("indices/acme/old", "rejected")
+
+
+async def test_a_rollback_that_crashed_goes_on_without_trying_the_sick_version_again(use):
+    before = await make_live(use)
+    use.inference.sick = {before + 1}
+    await refused(use)
+    use.inference.sick = set()  # it would pass now
+    said = await refused(use)
+    assert said.code == "unhealthy"
+    assert use.inference.live["acme"] == await live(use) == 3
+    assert [number for _, number, _ in use.inference.deployed] == [2, 3]
+
+
+async def test_a_sick_first_version_leaves_nothing_served_and_says_so(use):
+    use.inference.sick = {1}
+    said = await refused(use)
+    assert said.code == "unhealthy"
+    assert "no earlier one" in said.sentence
+    assert await live(use) is None
+
+
+async def test_a_rollback_that_is_sick_too_is_the_loudest_error(use):
+    before = await make_live(use)
+    use.inference.sick = {before + 1, before + 2}
+    assert (await refused(use)).code == "rollback_failed"
+
+
+async def test_a_service_that_goes_down_is_no_verdict_on_the_version(use, monkeypatch):
+    async def down(*_):
+        raise TryAgain("inference cannot be reached", code="inference_down", free=True, waiting_for="inference")
+
+    monkeypatch.setattr(use.inference, "health", down)
+    with pytest.raises(TryAgain) as said:
+        await deploy(index_built(), use)
+    assert said.value.free
+    assert use.versions.rows["acme", 1].state == "reserved"
+
+
+async def test_an_older_version_gives_way_to_a_newer_one(use):
+    await use.versions.reserve("acme", RUN, 1, model_path=MODEL_PATH, index_path=INDEX_PATH)
+    newer = await make_live(use)
+    said = await refused(use)
+    assert (said.code, said.outcome) == ("newer_version_live", RunState.SUPERSEDED)
+    assert await live(use) == use.inference.live["acme"] == newer
+
+
+async def test_a_newer_version_that_only_the_service_knows_wins_too(use):
+    use.inference.live["acme"] = 9
+    assert (await refused(use)).outcome is RunState.SUPERSEDED
+    assert use.inference.live["acme"] == 9
+
+
+async def test_a_service_that_lost_its_state_is_told_again_under_another_key(use, step):
+    before = await make_live(use)
+    use.inference.live.clear()
+    assert (await deploy(index_built(), use)).version == before + 1
+    assert use.inference.deployed == [("acme", before + 1, f"{step.key}:on-0")]
+
+
+async def test_a_key_that_was_used_with_another_body_leads_to_a_new_one(use, step, monkeypatch):
+    plain = use.inference.deploy
+
+    async def remembers(**asked):
+        return Conflict(None) if asked["key"] == step.key else await plain(**asked)
+
+    monkeypatch.setattr(use.inference, "deploy", remembers)
+    assert (await deploy(index_built(), use)).version == 1
+
+
+async def test_endless_conflicts_end_in_another_attempt(use, monkeypatch):
+    async def never(**_):
+        return Conflict(None)
+
+    monkeypatch.setattr(use.inference, "deploy", never)
+    with pytest.raises(TryAgain) as said:
+        await deploy(index_built(), use)
+    assert said.value.code == "version_conflict"
+
+
+@pytest.mark.parametrize("changes", [{"index_path": "indices/other/x"}, {"model_path": "models/other/x"}, {"index_path": "indices/acme/../x"}])
+async def test_foreign_paths_are_not_deployed(use, changes):
+    assert (await refused(use, **changes)).code == "foreign_path"
+    assert use.inference.deployed == []
+
+
+async def test_an_index_of_no_known_model_is_not_deployed(use):
+    assert (await refused(use, model_path=None)).code == "no_model_path"
+
+
+class TestBuiltByTheEngine:
+    def announce(self, use, **facts) -> None:
+        known = {"tenant_id": "acme", "run_id": str(RUN), "dim": 4, "vectors": 10, "kind": "IVF", "nlist": 2, "nprobe": 1, "recall": 0.9}
+        manifest = known | {"model_path": MODEL_PATH, "sha256": {"index.faiss": SHA}} | facts
+        use.objects.files[INDICES, f"{INDEX_PATH}/manifest.json"] = json.dumps(manifest).encode()
+
+    async def test_it_goes_live_when_its_manifest_agrees(self, use):
+        self.announce(use)
+        assert (await deploy(index_built(job_id="job-1"), use)).version == 1
+
+    @pytest.mark.parametrize(
+        ("facts", "code"),
+        [
+            ({"tenant_id": "other"}, "foreign_manifest"),
+            ({"run_id": str(uuid4())}, "foreign_manifest"),
+            ({"sha256": {"index.faiss": "b" * 64}}, "checksum_mismatch"),
+            ({"vectors": 11}, "checksum_mismatch"),
+            ({"dim": -1}, "bad_manifest"),
+        ],
+    )
+    async def test_a_manifest_that_disagrees_keeps_it_from_going_live(self, use, facts, code):
+        self.announce(use, **facts)
+        assert (await refused(use, job_id="job-1")).code == code
+        assert use.inference.deployed == []
+
+    async def test_a_low_recall_keeps_it_from_going_live(self, use):
+        self.announce(use)
+        assert (await refused(use, job_id="job-1", recall=0.5)).code == "recall_too_low"
