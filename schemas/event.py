@@ -14,6 +14,8 @@ class Failure(NamedTuple):
 
     code: str
     sentence: str
+    again: bool = True
+    """Whether another round may end better; a job that somebody cancelled is not started again."""
 
 
 class Event(BaseModel):

@@ -32,6 +32,7 @@ GRACE = 10.0
 class WorkerApp(faust.App):
     """The transport app: opens the runtime before the first event, drains it before the last."""
 
+    mundane_level = "debug"
     pipelines: Pipelines
     membership: Membership
     clock: Clock
@@ -75,7 +76,7 @@ class Worker(faust.Worker):
     def _setup_logging(self) -> None:
         return
 
-    def on_startup_finished(self) -> None:
+    async def on_startup_finished(self) -> None:
         return
 
 

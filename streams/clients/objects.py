@@ -103,7 +103,8 @@ class S3ObjectStore:
             digest = hashlib.sha256()
             size = 0
             with await asyncio.to_thread(path.open, "wb") as file:
-                async with answer["Body"] as body:
+                body = answer["Body"]
+                async with body:  # entering gives the bare HTTP response, which reads no sizes
                     while chunk := await body.read(CHUNK):
                         size += len(chunk)
                         await asyncio.to_thread(_take, chunk, file.write, digest.update)
@@ -135,7 +136,8 @@ class S3ObjectStore:
         wanted = f"bytes=0-{count - 1}" if count > 0 else f"bytes={count}"
         with _named(bucket, key):
             answer = await self._s3.get_object(Bucket=bucket, Key=key, Range=wanted)
-            async with answer["Body"] as body:
+            body = answer["Body"]
+            async with body:
                 return (await body.read(abs(count)))[: abs(count)]
 
     async def delete_prefix(self, bucket: str, prefix: str) -> int:
