@@ -51,6 +51,13 @@ class ChildProcess(ServerProcess):
         if (url := self.ready_url) is not None:
             await until(lambda: answers(url), every=0.05)
 
+    def announce(self, seconds: float) -> None:
+        """Without a probe we know no more than that it was started."""
+        if self.ready_url is None:
+            self.home.say(f"{self.what} started")
+        else:
+            super().announce(seconds)
+
     async def on_death(self) -> None:
         """Say why, and start it again; a process that keeps dying gets only a few tries a minute."""
         pause = pause_before_restart(self._restarts, time.monotonic())
@@ -70,6 +77,9 @@ def pause_before_restart(restarts: Sequence[float], now: float) -> float:
 
 class Errand(ChildProcess):
     """A process that does one thing and ends; ready when it ended well."""
+
+    def announce(self, seconds: float) -> None:
+        self.home.say(f"{self.what} done in {seconds:.1f} s")
 
     async def _ready_or_dead(self) -> None:
         assert self.process is not None

@@ -69,7 +69,10 @@ class ServerProcess(mode.Service):
             await self._end()
             raise
         self.ready.set()
-        self.home.say(f"{self.what} ready in {time.monotonic() - began:.1f} s")
+        self.announce(time.monotonic() - began)
+
+    def announce(self, seconds: float) -> None:
+        self.home.say(f"{self.what} ready in {seconds:.1f} s")
 
     async def launch(self) -> None:
         spawn.rotate(self.log_file)

@@ -30,7 +30,7 @@ async def serve(stack: Stack, say: Say) -> int:
 async def _run(stack: Stack, say: Say) -> None:
     began = time.monotonic()
     async with running(stack):
-        say(f"everything is up in {time.monotonic() - began:.1f} s; logs in {stack.home.logs}")
+        say(f"everything is up in {time.monotonic() - began:.1f} s: {stack.welcome}")
         await stack.wait_until_stopped()
         if stack.crash_reason is not None:
             raise first_cause(stack.crash_reason)

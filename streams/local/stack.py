@@ -51,6 +51,8 @@ class Stack(mode.Service):
         write_private(self.home.path / "ports.json", json.dumps(self.ports.kept()))
         self.processes = self.declare()
         await self._start_all()
+        if self.crash_reason is not None:  # one died while the others were still starting
+            raise self.crash_reason
         self.addresses.write(self.file)
 
     def declare(self) -> list[ServerProcess]:
@@ -89,6 +91,11 @@ class Stack(mode.Service):
 
     async def _start_one(self, process: ServerProcess) -> None:
         await self.add_runtime_dependency(process)
+
+    @property
+    def welcome(self) -> str:
+        """Where to look, once everything is up."""
+        return f"logs in {self.home.logs}"
 
     async def on_stop(self) -> None:
         if self.home.lock_fd is not None:  # else the folder, and the file, are another stack's

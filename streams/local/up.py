@@ -70,6 +70,10 @@ class Platform(Stack):
         unset = {key: value for key, value in chosen.items() if key not in os.environ}
         return unset | self.addresses.environment() | {"TIDEMILL_HOME": str(self.home.path)}
 
+    @property
+    def welcome(self) -> str:
+        return f"pages at {self.addresses.web}, {super().welcome}"
+
     def stop_order(self) -> Sequence[Sequence[ServerProcess]]:
         """Workers while everything they need still serves, data last."""
         ours = [*self.own, *self.neighbours]
