@@ -1,6 +1,7 @@
 """What the three neighbours have in common: one ASGI application around their routes, and one way to run it."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -68,4 +69,5 @@ def run(app: ASGIApp, settings: ReferenceSettings) -> None:
     import uvicorn  # tests of the application need no server
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly end, which is no failure
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None, timeout_graceful_shutdown=1, server_header=False)
