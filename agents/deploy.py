@@ -2,11 +2,12 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from agents.artefacts import check_engine_index
 from schemas.states import RunState
 from schemas.training import IndexBuilt, ModelDeployed
-from streams.clients.inference import Health
+from streams.clients.inference import Conflict, Health
 from streams.clients.paths import own_path
 from streams.clients.versions import Version
 from streams.services import Services
@@ -55,7 +56,19 @@ async def _go_live(mine: Version, step: Step, event: IndexBuilt, use: Services) 
         await _refuse_if_older(mine, expected, use)
         if expected == mine.number:
             return
-        conflict = await use.inference.deploy(
+        conflict = await _send(mine, expected, config, key, use)
+        if conflict is None:
+            return
+        if conflict.live is None and await use.inference.health(mine.tenant_id, mine.number) is not Health.UNKNOWN:
+            return  # an earlier attempt was accepted, when another version was expected
+        expected = expected if conflict.live is None else conflict.live
+        key = f"{step.key}:on-{expected}"  # another body needs another key; at most one of them can be accepted
+    raise TryAgain(f"the live version of {mine.tenant_id} kept changing while {mine.number} was to be deployed", code="version_conflict")
+
+
+async def _send(mine: Version, expected: int, config: dict[str, Any], key: str, use: Services) -> Conflict | None:
+    try:
+        return await use.inference.deploy(
             tenant_id=mine.tenant_id,
             version=mine.number,
             model_path=mine.model_path,
@@ -64,13 +77,9 @@ async def _go_live(mine: Version, step: Step, event: IndexBuilt, use: Services) 
             config=config,
             key=key,
         )
-        if conflict is None:
-            return
-        if conflict.live is None and await use.inference.health(mine.tenant_id, mine.number) is not Health.UNKNOWN:
-            return  # an earlier attempt was accepted, when another version was expected
-        expected = expected if conflict.live is None else conflict.live
-        key = f"{step.key}:on-{expected}"  # another body needs another key; at most one of them can be accepted
-    raise TryAgain(f"the live version of {mine.tenant_id} kept changing while {mine.number} was to be deployed", code="version_conflict")
+    except GiveUp as refused:
+        await use.versions.reject(mine.tenant_id, mine.number, refused.sentence)
+        raise
 
 
 async def _refuse_if_older(mine: Version, live: int, use: Services) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, Field, NonNegativeInt
 
@@ -58,7 +58,12 @@ class _Deployed(BaseModel):
 
 
 class _Refused(Problem):
+    status: ClassVar[int] = 422
     live: NonNegativeInt | None = None
+
+
+class _Conflict(_Refused):
+    status = 409
 
 
 class _Warm(BaseModel):
@@ -84,7 +89,7 @@ class HttpInference:
         body = _Deploy(
             tenant_id=tenant_id, model_path=model_path, index_path=index_path, version=version, expected_version=expected_version, config=config
         )
-        answers: dict[int, type[BaseModel]] = {200: _Deployed, 201: _Deployed, 202: _Deployed, 409: _Refused, 422: _Refused}
+        answers: dict[int, type[BaseModel]] = {200: _Deployed, 201: _Deployed, 202: _Deployed, 409: _Conflict, 422: _Refused}
         reply = await self._neighbour.call("POST", "/api/v1/deploy", answers, body=body, key=key)
         if not isinstance(reply, _Refused):
             return None
@@ -92,7 +97,7 @@ class HttpInference:
             return Conflict(reply.live or 0)
         if reply.code == "key_reused":
             return Conflict(None)
-        raise self._neighbour.refusal(422, reply)
+        raise self._neighbour.refusal(reply.status, reply)
 
     async def health(self, tenant_id: str, version: int) -> Health:
         answers: dict[int, type[BaseModel]] = {200: _Deployed, 404: Problem, 503: _Refused}

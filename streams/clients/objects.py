@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -26,8 +27,10 @@ from streams.step import current
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, UploadPartOutputTypeDef
 
 CHUNK = 1 << 20
+PART = 8 << 20
 LARGEST_DOWNLOAD = 64 << 30
 
 
@@ -115,14 +118,35 @@ class S3ObjectStore:
             )
 
     async def upload(self, bucket: str, key: str, path: Path) -> None:
-        _check_lease()
-        with _named(bucket, key):
-            await self._s3.upload_file(str(path), bucket, key)
+        with await asyncio.to_thread(path.open, "rb") as file:
+            first = await asyncio.to_thread(file.read, PART)
+            if len(first) < PART:
+                await self.put(bucket, key, first)
+                return
+            with _named(bucket, key):
+                await self._in_parts(bucket, key, first, file)
 
     async def put(self, bucket: str, key: str, data: bytes) -> None:
         _check_lease()
         with _named(bucket, key):
-            await self._s3.put_object(Bucket=bucket, Key=key, Body=data)
+            await self._s3.put_object(Bucket=bucket, Key=key, Body=BytesIO(data))
+
+    async def _in_parts(self, bucket: str, key: str, part: bytes, file: BinaryIO) -> None:
+        """A multipart upload; one that fails is taken back, so that its parts do not lie around for ever."""
+        upload = (await self._s3.create_multipart_upload(Bucket=bucket, Key=key))["UploadId"]
+        try:
+            done: list[CompletedPartTypeDef] = []
+            while part:
+                _check_lease()
+                number = len(done) + 1
+                answer = await self._s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=BytesIO(part))
+                done.append(_part(number, answer))
+                part = await asyncio.to_thread(file.read, PART)
+            await self._s3.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": done})
+        except BaseException:
+            with suppress(ClientError, BotoCoreError):
+                await self._s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+            raise
 
     async def get(self, bucket: str, key: str, *, limit: int) -> bytes:
         with _named(bucket, key):
@@ -158,6 +182,14 @@ class S3ObjectStore:
         if failed := answer.get("Errors"):
             raise TryAgain(f"{len(failed)} of {len(keys)} objects in {bucket} could not be deleted ({failed[0].get('Code')})", code="s3_error")
         return len(keys)
+
+
+def _part(number: int, answer: "UploadPartOutputTypeDef") -> "CompletedPartTypeDef":
+    """What completes the upload names of a part: its number, its ETag and, where the store checked one, its checksum."""
+    part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+    if "ChecksumCRC32" in answer:
+        part["ChecksumCRC32"] = answer["ChecksumCRC32"]
+    return part
 
 
 def _take(chunk: bytes, *sinks: object) -> None:

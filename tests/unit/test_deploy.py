@@ -162,6 +162,18 @@ async def test_a_key_that_was_used_with_another_body_leads_to_a_new_one(use, ste
     assert (await deploy(index_built(), use)).version == 1
 
 
+async def test_an_index_that_the_service_refuses_is_rejected_and_the_old_one_stays(use, monkeypatch):
+    before = await make_live(use)
+
+    async def corrupt(**_):
+        raise GiveUp("inference refused with 422 (checksum_mismatch)", code="inference_refused")
+
+    monkeypatch.setattr(use.inference, "deploy", corrupt)
+    assert (await refused(use)).code == "inference_refused"
+    assert use.versions.rows["acme", before + 1].state == "rejected"
+    assert await live(use) == before
+
+
 async def test_endless_conflicts_end_in_another_attempt(use, monkeypatch):
     async def never(**_):
         return Conflict(None)

@@ -1,0 +1,119 @@
+"""The object store client against the real SeaweedFS of the local stack."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from streams.clients.objects import ObjectMissing, ObjectStore, open_objects
+from streams.local.process import ServerProcess
+from streams.local.stack import Stack, running
+from streams.settings import S3Settings
+from streams.stage import GiveUp, TryAgain
+from streams.step import LeaseLost
+from tests.fakes import a_step, in_hand
+
+pytestmark = [pytest.mark.enable_socket, pytest.mark.looptime(False), pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+BUCKET = "embeddings-indices"
+
+
+class OnlyObjects(Stack):
+    """A stack without the other three servers."""
+
+    def declare(self) -> list[ServerProcess]:
+        super().declare()
+        return [self.seaweedfs]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def s3(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Settings]:
+    async with running(OnlyObjects(tmp_path_factory.mktemp("objects") / "home")) as stack:
+        yield S3Settings(**stack.addresses.s3.model_dump())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
+    async with open_objects(s3) as store:
+        for _ in range(100):  # the server makes its buckets a moment after it says that it is healthy
+            if await store.bucket_exists(BUCKET):
+                break
+            await asyncio.sleep(0.1)
+        yield store
+
+
+async def test_a_bucket_is_there_or_not(store):
+    assert await store.bucket_exists(BUCKET)
+    assert not await store.bucket_exists("nobodys-bucket")
+
+
+async def test_a_listing_has_all_pages_in_order(store):
+    await asyncio.gather(*(store.put(BUCKET, f"indices/pages/{n:05}", b"x") for n in range(1005)))
+    found = [each async for each in store.list(BUCKET, "indices/pages/")]
+    assert [each.key for each in found] == [f"indices/pages/{n:05}" for n in range(1005)]
+    assert {(each.size, each.etag) for each in found} == {(1, hashlib.md5(b"x").hexdigest())}
+    assert await store.delete_prefix(BUCKET, "indices/pages/") == 1005
+    assert [each async for each in store.list(BUCKET, "indices/pages/")] == []
+
+
+async def test_everything_of_everybody_is_not_deleted(store):
+    with pytest.raises(ValueError, match="refusing"):
+        await store.delete_prefix(BUCKET, "indices/")
+
+
+async def test_a_file_of_several_parts_comes_back_whole(store, tmp_path):
+    data = bytes(range(256)) * (80_000)  # 20 MB: three parts
+    (tmp_path / "up").write_bytes(data)
+    await store.upload(BUCKET, "indices/acme/big", tmp_path / "up")
+    await store.download(BUCKET, "indices/acme/big", tmp_path / "down", sha256=hashlib.sha256(data).hexdigest())
+    assert (tmp_path / "down").read_bytes() == data
+    with pytest.raises(TryAgain) as said:
+        await store.download(BUCKET, "indices/acme/big", tmp_path / "down", sha256="0" * 64)
+    assert said.value.code == "checksum_mismatch"
+    with pytest.raises(GiveUp) as gave:
+        await store.download(BUCKET, "indices/acme/big", tmp_path / "down", limit=1000)
+    assert gave.value.code == "object_too_large"
+
+
+async def test_ends_of_a_file_can_be_read_alone(store):
+    await store.put(BUCKET, "indices/acme/ends", b"PAR1 something PAR1")
+    assert await store.peek(BUCKET, "indices/acme/ends", 4) == await store.peek(BUCKET, "indices/acme/ends", -4) == b"PAR1"
+    assert await store.peek(BUCKET, "indices/acme/ends", 64) == b"PAR1 something PAR1"
+    assert await store.get(BUCKET, "indices/acme/ends", limit=100) == b"PAR1 something PAR1"
+    with pytest.raises(GiveUp):
+        await store.get(BUCKET, "indices/acme/ends", limit=5)
+
+
+async def test_what_is_not_there_may_come_later(store, tmp_path):
+    for call in (
+        store.get(BUCKET, "indices/acme/no", limit=5),
+        store.peek(BUCKET, "indices/acme/no", 4),
+        store.download(BUCKET, "no", tmp_path / "x"),
+    ):
+        with pytest.raises(ObjectMissing) as said:
+            await call
+        assert said.value.code == "object_missing"
+
+
+async def test_nothing_is_written_without_the_lease(store):
+    with in_hand(a_step("index", lease_held=lambda: False)), pytest.raises(LeaseLost):
+        await store.put(BUCKET, "indices/acme/late", b"x")
+
+
+async def test_a_wrong_key_is_named_and_shown_to_nobody(s3):
+    wrong = s3.model_copy(update={"secret_key": SecretStr("canary")})
+    async with open_objects(wrong) as store:
+        with pytest.raises(GiveUp, match="access key") as said:
+            await store.get(BUCKET, "indices/acme/ends", limit=100)
+    assert said.value.code == "s3_forbidden"
+    assert "canary" not in said.value.sentence
+
+
+async def test_a_store_that_is_down_costs_no_attempt(s3, tmp_path: Path):
+    async with open_objects(s3.model_copy(update={"endpoint": "http://127.0.0.1:9"})) as store:
+        with pytest.raises(TryAgain) as said:
+            await store.bucket_exists(BUCKET)
+    assert (said.value.code, said.value.free, said.value.waiting_for) == ("s3_down", True, "s3")
