@@ -47,9 +47,7 @@ class Lease(Protocol):
 class Executor:
     """A bounded number of steps at a time; each carries its run on as long as the commits lease it the next step."""
 
-    def __init__(
-        self, pipelines: Pipelines, services: Any, ledger: Ledger, outbox: Publisher, *, lease: Lease, cpu: Room
-    ) -> None:
+    def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, outbox: Publisher, *, lease: Lease, cpu: Room) -> None:
         self._pipelines, self._services, self._ledger, self._outbox = pipelines, services, ledger, outbox
         self._worker, self._lease, self._cpu = lease.worker, lease, cpu
         self._settings = pipelines.settings.runtime
@@ -166,7 +164,9 @@ class Executor:
             assert failure is not None, "only failed completions are left to the executor"
             return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure)
         if step.takeovers >= CRASH_LOOP:
-            raise GiveUp(f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop")
+            raise GiveUp(
+                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
+            )
         event = self._pipelines.event(stage.takes, step.input, step.run_id)
         if stage.batch:
             [result] = await stage([event], self._services)
@@ -217,7 +217,9 @@ class Executor:
         try:
             await cancel(started, self._services)
         except (TryAgain, GiveUp) as why:
-            log.warning("the engine could not be asked to cancel", code=why.code, reason=why.sentence, tenant=started.tenant_id, run=str(started.run_id))
+            log.warning(
+                "the engine could not be asked to cancel", code=why.code, reason=why.sentence, tenant=started.tenant_id, run=str(started.run_id)
+            )
 
     def _completion(self, step: Leased, stage: Stage) -> Event:
         assert stage.watcher is not None
@@ -227,9 +229,17 @@ class Executor:
     def _context(self, step: Leased, stage: Stage) -> Step:
         deadline, epoch = asyncio.get_running_loop().time() + stage.timeout.total_seconds(), self._lease.epoch
         return Step(
-            run_id=step.run_id, tenant_id=step.tenant_id, pipeline=step.pipeline, stage=step.stage, round=step.round, attempt=step.attempt, fence=step.fence,
-            lease_held=lambda: self._lease.held(epoch), deadline=deadline, traceparent=step.traceparent,
-        )  # fmt: skip
+            run_id=step.run_id,
+            tenant_id=step.tenant_id,
+            pipeline=step.pipeline,
+            stage=step.stage,
+            round=step.round,
+            attempt=step.attempt,
+            fence=step.fence,
+            lease_held=lambda: self._lease.held(epoch),
+            deadline=deadline,
+            traceparent=step.traceparent,
+        )
 
     async def _commit(self, step: Leased, pipeline: Pipeline | None, item: Item, context: Step | None) -> Leased | None:
         """One transaction: outcome, next step, outgoing events. Gives the next step when it was leased to this worker."""
@@ -241,17 +251,27 @@ class Executor:
         if eager and following is not None and following["stage"] in self._pipelines.cpu_stages and self.cpu_room <= 0:
             eager = False
         item = {
-            **item, "run_id": step.run_id, "tenant": step.tenant_id, "stage": step.stage, "round": step.round, "worker": self._worker, "fence": step.fence,
-            "next": following, "first": first, "finish_id": finish_event(step.run_id, step.stage, step.round),
+            **item,
+            "run_id": step.run_id,
+            "tenant": step.tenant_id,
+            "stage": step.stage,
+            "round": step.round,
+            "worker": self._worker,
+            "fence": step.fence,
+            "next": following,
+            "first": first,
+            "finish_id": finish_event(step.run_id, step.stage, step.round),
             "next_worker": self._worker if eager else None,
             "effects": [_row(effect) for effect in context.effects] if context else [],
-        }  # fmt: skip
+        }
         answer = await self._ledger.commit({key: value for key, value in item.items() if value is not None})
         point("step.committed")
         if answer.get("outbox"):
             self._outbox.publish(answer["outbox"])
         if answer["result"] == "lost":
-            log.info("commit refused: another worker owns the step by now", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, fence=step.fence)
+            log.info(
+                "commit refused: another worker owns the step by now", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, fence=step.fence
+            )
         return Leased.load(answer["step"]) if answer.get("step") else None
 
     async def _give_back(self, step: Leased) -> None:
@@ -270,14 +290,26 @@ class Executor:
 
 def _row(effect: Any) -> Item:
     return {
-        "key": effect.key, "command": effect.command, "status": effect.status, "request_sha256": effect.request_sha256.hex(),
-        "reply_sha256": effect.reply_sha256.hex(), "reply": effect.reply, "sent_at": effect.sent_at.isoformat(),
-    }  # fmt: skip
+        "key": effect.key,
+        "command": effect.command,
+        "status": effect.status,
+        "request_sha256": effect.request_sha256.hex(),
+        "reply_sha256": effect.reply_sha256.hex(),
+        "reply": effect.reply,
+        "sent_at": effect.sent_at.isoformat(),
+    }
 
 
 def _say(step: Leased, item: Item) -> None:
     if item["outcome"] == "waiting" and "error" not in item:
         return
     say = log.info if item["outcome"] in ("waiting", "skipped") or item.get("waiting_for") else log.warning
-    fields = {"run": str(step.run_id), "tenant": step.tenant_id, "stage": step.stage, "attempt": step.attempt, "code": item.get("code"), "reason": item.get("error")}
+    fields = {
+        "run": str(step.run_id),
+        "tenant": step.tenant_id,
+        "stage": step.stage,
+        "attempt": step.attempt,
+        "code": item.get("code"),
+        "reason": item.get("error"),
+    }
     say(f"step {item['outcome']}", **fields)

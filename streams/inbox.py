@@ -85,7 +85,14 @@ class Inbox:
         try:
             answer = await self._ledger.receive(item)
         except ItemRefused as refusal:
-            await self.bury(record, Refused("unstorable", f"PostgreSQL refused its content (SQLSTATE {refusal.code}); publish it without what cannot be stored", item["tenant"]))
+            await self.bury(
+                record,
+                Refused(
+                    "unstorable",
+                    f"PostgreSQL refused its content (SQLSTATE {refusal.code}); publish it without what cannot be stored",
+                    item["tenant"],
+                ),
+            )
             return
         metrics.events_received.labels(record.topic, answer["result"]).inc()
         self.follow(answer)
@@ -105,7 +112,9 @@ class Inbox:
         """The ledger item of a foreign fact; None when no pipeline of ours wants it."""
         event, meta = received.event, received.meta
         if meta.type in self._pipelines.by_entry and event.tenant_id is not None:
-            item = request_item(self._pipelines, self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent)
+            item = request_item(
+                self._pipelines, self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent
+            )
             item |= {"worker": self._executor.worker_for_next, "create": self._settings.unknown_tenants == "create"}
         elif meta.type in self._pipelines.completions and getattr(event, "job_id", None):
             item = self._completion_item(received)
@@ -122,11 +131,21 @@ class Inbox:
         assert stage.watcher is not None
         job_id: str = event.job_id  # type: ignore[attr-defined]  # the caller saw that it has one
         return {
-            "kind": "completion", "event_key": names.inbox_key(event.tenant_id, meta.source, meta.id), "event_id": meta.id, "body": received.body_hash.hex(),
-            "tenant": event.tenant_id, "topic": meta.type, "engine": stage.watcher.engine, "job_id": job_id, "data": event.dump(), "failed": event.failure is not None,
-            "next": {s.name: self._pipelines.next(p, s.name) for p, s in waiting}, "first": self._pipelines.first(pipeline),
-            "finish_id": names.finish_event(meta.id, stage.name, 0), "worker": self._executor.worker_for_next,
-        }  # fmt: skip
+            "kind": "completion",
+            "event_key": names.inbox_key(event.tenant_id, meta.source, meta.id),
+            "event_id": meta.id,
+            "body": received.body_hash.hex(),
+            "tenant": event.tenant_id,
+            "topic": meta.type,
+            "engine": stage.watcher.engine,
+            "job_id": job_id,
+            "data": event.dump(),
+            "failed": event.failure is not None,
+            "next": {s.name: self._pipelines.next(p, s.name) for p, s in waiting},
+            "first": self._pipelines.first(pipeline),
+            "finish_id": names.finish_event(meta.id, stage.name, 0),
+            "worker": self._executor.worker_for_next,
+        }
 
     async def _echo(self, record: Arrived, received: Received) -> None:
         """Our own event comes back: a no-op, unless eager hand-over is off and a step waits for it."""
@@ -171,7 +190,9 @@ class Inbox:
         spans = [*self._spans, *self._echoes.items()]
         self._spans.clear()
         self._echoes.clear()
-        await asyncio.gather(*(self._ledger.receive({"kind": "offsets", "covers": {"topic": t, "partition": p, "first": a, "next": b}}) for (t, p), (a, b) in spans))
+        await asyncio.gather(
+            *(self._ledger.receive({"kind": "offsets", "covers": {"topic": t, "partition": p, "first": a, "next": b}}) for (t, p), (a, b) in spans)
+        )
 
     async def settle_strangers(self) -> None:
         """Look up who said the events that claim to be ours; the ones that nobody here said are dead letters (`not_ours`)."""
@@ -188,14 +209,32 @@ class Inbox:
     async def bury(self, record: Arrived, refusal: Refused) -> None:
         """Keep a record that cannot be used, whole and with the reason; the partition flows on."""
         value = record.value or b""
-        log.warning("dead letter", code=refusal.code, reason=refusal.sentence, topic=record.topic, partition=record.partition, offset=record.offset, tenant=refusal.tenant_id)
+        log.warning(
+            "dead letter",
+            code=refusal.code,
+            reason=refusal.sentence,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            tenant=refusal.tenant_id,
+        )
         metrics.dead_letters.labels(record.topic, refusal.code).inc()
         item = {
-            "kind": "dead", "id": names.dead_letter(self._cluster, record.topic, record.partition, record.offset), "topic": record.topic,
-            "partition": record.partition, "offset": record.offset, "tenant": refusal.tenant_id, "key": (record.key or b"")[:4096].hex(),
-            "value": value[:KEPT_BYTES].hex(), "size": len(value), "sha256": hashlib.sha256(value).hexdigest(), "headers": header_facts(record.headers),
-            "code": refusal.code, "sentence": refusal.sentence, "covers": covers(record),
-        }  # fmt: skip
+            "kind": "dead",
+            "id": names.dead_letter(self._cluster, record.topic, record.partition, record.offset),
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "tenant": refusal.tenant_id,
+            "key": (record.key or b"")[:4096].hex(),
+            "value": value[:KEPT_BYTES].hex(),
+            "size": len(value),
+            "sha256": hashlib.sha256(value).hexdigest(),
+            "headers": header_facts(record.headers),
+            "code": refusal.code,
+            "sentence": refusal.sentence,
+            "covers": covers(record),
+        }
         self.follow(await self._ledger.receive(item))
 
 
@@ -205,10 +244,20 @@ def request_item(
     """The ledger item of a request, whoever made it: Kafka, API, CLI or timer (`accept()` is this item through `Ledger.receive`)."""
     run = names.run_id(pipeline.name, event.tenant_id, event_id)
     return {
-        "kind": "request", "event_key": names.inbox_key(event.tenant_id, source, event_id), "event_id": event_id, "body": body_hash.hex(),
-        "tenant": event.tenant_id, "topic": event.topic, "pipeline": pipeline.name, "version": pipeline.version, "run_id": run,
-        "first": pipelines.first(pipeline), "data": event.dump(), "accepted_id": names.event_id(run, "accept", 0, "run.accepted"), "traceparent": traceparent,
-    }  # fmt: skip
+        "kind": "request",
+        "event_key": names.inbox_key(event.tenant_id, source, event_id),
+        "event_id": event_id,
+        "body": body_hash.hex(),
+        "tenant": event.tenant_id,
+        "topic": event.topic,
+        "pipeline": pipeline.name,
+        "version": pipeline.version,
+        "run_id": run,
+        "first": pipelines.first(pipeline),
+        "data": event.dump(),
+        "accepted_id": names.event_id(run, "accept", 0, "run.accepted"),
+        "traceparent": traceparent,
+    }
 
 
 def covers(record: Arrived) -> Item:
@@ -216,7 +265,8 @@ def covers(record: Arrived) -> Item:
 
 
 def not_ours(record: Arrived, tenant_id: str | None) -> Refused:
-    sentence = f"{record.topic} is written by Tidemill alone, and this event (partition {record.partition}, offset {record.offset}) is none of ours; find its publisher"
+    place = f"partition {record.partition}, offset {record.offset}"
+    sentence = f"{record.topic} is written by Tidemill alone, and this event ({place}) is none of ours; find its publisher"
     return Refused("not_ours", sentence, tenant_id)
 
 

@@ -33,7 +33,9 @@ async def open_admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClie
 @asynccontextmanager
 async def open_producer(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     """A plain producer, acks=all. Not idempotent: after an outage longer than its timeout that one never sends again (facts B3); readers dedupe."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap, acks="all", enable_idempotence=False, linger_ms=0, max_request_size=MAX_BYTES, request_timeout_ms=20_000)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.bootstrap, acks="all", enable_idempotence=False, linger_ms=0, max_request_size=MAX_BYTES, request_timeout_ms=20_000
+    )
     await producer.start()
     try:
         yield producer

@@ -44,7 +44,7 @@ class Membership:
         self.epoch = 0
         """Grows whenever the lease had run out: what was in hand before is not trusted any more."""
         self.outage: str | None = None
-        self.on_wake: Callable[[], None] | None = None
+        self.on_wake: Callable[[], object] | None = None
         """Called (in the heartbeat's thread) when somebody made work for the workers."""
         self.on_lost: Callable[[str], None] | None = None
         self._renewed = 0.0
@@ -111,7 +111,9 @@ class Membership:
         for slot in slots:
             if await connection.fetchval("select pg_try_advisory_lock($1, $2)", _SLOT_LOCKS, slot):
                 self.slot = slot
-                await connection.execute("select join_slot($1, $2, $3, $4, $5)", self.worker, slot, socket.gethostname(), os.getpid(), float(self._lease))
+                await connection.execute(
+                    "select join_slot($1, $2, $3, $4, $5)", self.worker, slot, socket.gethostname(), os.getpid(), float(self._lease)
+                )
                 await connection.add_listener(WAKE_CHANNEL, self._wake)
                 return connection
         await connection.close(timeout=2)
@@ -124,8 +126,9 @@ class Membership:
         row = await connection.fetchrow(
             "update workers set lease_until = clock_timestamp() + make_interval(secs => $2) where worker_id = $1 and lease_until > '-infinity' "
             "returning clock_timestamp() as now, (select ahead from clock) as ahead",
-            self.worker, float(self._lease),
-        )  # fmt: skip
+            self.worker,
+            float(self._lease),
+        )
         if row is None:
             raise SlotTaken(f"the lease of slot {self.slot} was taken over by another worker; this one ends")
         if self._renewed and began > self._renewed + self._lease - _MARGIN:

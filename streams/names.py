@@ -2,7 +2,7 @@
 
 from uuid import UUID, uuid5
 
-from schemas.cloudevents import event_id
+from schemas.cloudevents import event_id as event_id
 from schemas.context import NAMESPACE
 
 OURS = "tidemill"

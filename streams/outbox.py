@@ -31,6 +31,10 @@ STATE_TOPIC = "run.state"
 DEAD_TOPIC = "dead.letters"
 LEFT_BEHIND = 3.0
 """Seconds after which a row is taken for left behind by its worker."""
+_LEFT_BEHIND = """
+select to_jsonb(o) from outbox o
+where created_at < clock_timestamp() - make_interval(secs => $1) order by id limit $2 for update skip locked
+"""
 _FOR_GOOD = (MessageSizeTooLargeError, InvalidTopicError, UnknownTopicOrPartitionError)
 
 
@@ -109,10 +113,7 @@ class Outbox:
         """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over."""
         raw = await self._connection.raw()
         async with self._connection._lock, raw.transaction():
-            found = await raw.fetch(
-                "select to_jsonb(o) from outbox o where created_at < clock_timestamp() - make_interval(secs => $1) order by id limit $2 for update skip locked",
-                LEFT_BEHIND, self._most,
-            )  # fmt: skip
+            found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]
             sent = await self._send(rows)
             if sent:
@@ -155,7 +156,13 @@ class Outbox:
 
     async def _set_aside(self, row: Row, error: Exception) -> None:
         """The broker refuses this row for good: it is kept beside, and the rest goes on."""
-        log.error("an event cannot be published; it is in the table unpublishable", code="unpublishable", topic=row["topic"], event=row["event_id"], error=repr(error))
+        log.error(
+            "an event cannot be published; it is in the table unpublishable",
+            code="unpublishable",
+            topic=row["topic"],
+            event=row["event_id"],
+            error=repr(error),
+        )
         sql = "with gone as (delete from outbox where id = $1 returning *) insert into unpublishable select gone.*, clock_timestamp(), $2 from gone"
         raw = await self._connection.raw()
         await raw.execute(sql, row["id"], repr(error)[:500])
@@ -180,7 +187,9 @@ def records(row: Row, dead: dict[str, Row] | None = None) -> list[tuple[str, Rec
     if row["topic"]:
         made.append((row["topic"], _record(row, UUID(row["event_id"]), row["topic"], row["value"], tenant, run, at)))
     if row["state"]:
-        made.append((STATE_TOPIC, _record(row, uuid5(NAMESPACE, f"state\n{row['event_id']}\n{row['seq']}"), STATE_TOPIC, row["state"], tenant, run, at)))
+        made.append(
+            (STATE_TOPIC, _record(row, uuid5(NAMESPACE, f"state\n{row['event_id']}\n{row['seq']}"), STATE_TOPIC, row["state"], tenant, run, at))
+        )
     return made
 
 
@@ -193,10 +202,19 @@ def _record(row: Row, event: UUID, topic: str, value: str, tenant: str, run: UUI
 def dead_record(letter: Row) -> Record:
     """A dead letter on its topic: the raw bytes as the value, the facts in headers."""
     facts = {
-        "ce_specversion": "1.0", "ce_id": str(letter["id"]), "ce_type": DEAD_TOPIC, "ce_source": OURS, "ce_time": letter["at"].astimezone(UTC).isoformat(),
-        "dead_topic": letter["topic"], "dead_partition": str(letter["partition"]), "dead_offset": str(letter["offset"]), "dead_code": letter["code"],
-        "dead_sentence": letter["sentence"], "dead_size": str(letter["size"]), "dead_sha256": letter["sha256"].hex(),
-    }  # fmt: skip
+        "ce_specversion": "1.0",
+        "ce_id": str(letter["id"]),
+        "ce_type": DEAD_TOPIC,
+        "ce_source": OURS,
+        "ce_time": letter["at"].astimezone(UTC).isoformat(),
+        "dead_topic": letter["topic"],
+        "dead_partition": str(letter["partition"]),
+        "dead_offset": str(letter["offset"]),
+        "dead_code": letter["code"],
+        "dead_sentence": letter["sentence"],
+        "dead_size": str(letter["size"]),
+        "dead_sha256": letter["sha256"].hex(),
+    }
     if letter["tenant_id"]:
         facts["ce_tenantid"] = letter["tenant_id"]
     headers = [(name, text.encode()) for name, text in facts.items()]

@@ -39,11 +39,24 @@ class Leased:
     @classmethod
     def load(cls, row: dict[str, Any]) -> "Leased":
         return cls(
-            run_id=UUID(row["run_id"]), tenant_id=row["tenant_id"], pipeline=row["pipeline"], stage=row["stage"], state=row["state"], round=row["round"],
-            attempt=row["attempt"], takeovers=row["takeovers"], fence=row["fence"], run_state=row["run_state"], input=row["input"],
-            input_type=row["input_type"], input_id=UUID(row["input_id"]), job=row["job"], output=row["output"],
-            deadline=datetime.fromisoformat(row["deadline"]) if row["deadline"] else None, traceparent=row["traceparent"],
-        )  # fmt: skip
+            run_id=UUID(row["run_id"]),
+            tenant_id=row["tenant_id"],
+            pipeline=row["pipeline"],
+            stage=row["stage"],
+            state=row["state"],
+            round=row["round"],
+            attempt=row["attempt"],
+            takeovers=row["takeovers"],
+            fence=row["fence"],
+            run_state=row["run_state"],
+            input=row["input"],
+            input_type=row["input_type"],
+            input_id=UUID(row["input_id"]),
+            job=row["job"],
+            output=row["output"],
+            deadline=datetime.fromisoformat(row["deadline"]) if row["deadline"] else None,
+            traceparent=row["traceparent"],
+        )
 
     @property
     def key(self) -> tuple[UUID, str]:
@@ -62,10 +75,16 @@ def waiting(step: Leased, event: JobStarted, stage: Stage, every: timedelta, dea
     assert stage.watcher is not None
     event = event.model_copy(update={"deadline": now + deadline})
     return {
-        "outcome": "waiting", "output": event.dump(), "output_type": event.topic, "event_id": event_id(step.run_id, step.stage, step.round, event.topic),
-        "engine": stage.watcher.engine, "job_id": event.job_id, "completion_type": stage.watcher.gives.topic,
-        "after": every.total_seconds(), "deadline": deadline.total_seconds(),
-    }  # fmt: skip
+        "outcome": "waiting",
+        "output": event.dump(),
+        "output_type": event.topic,
+        "event_id": event_id(step.run_id, step.stage, step.round, event.topic),
+        "engine": stage.watcher.engine,
+        "job_id": event.job_id,
+        "completion_type": stage.watcher.gives.topic,
+        "after": every.total_seconds(),
+        "deadline": deadline.total_seconds(),
+    }
 
 
 def found(step: Leased, event: Event, stage: Stage, job_id: str) -> Item:
@@ -85,14 +104,27 @@ def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain) -> Item:
     if not why.free and step.attempt >= retry.attempts:
         return give_up(step, stage, GiveUp(f"{why.sentence} (after {step.attempt} attempts)", code=why.code))
     wait = jittered(why.after if why.after is not None else retry.wait(step.attempt))
-    return {"outcome": "retry", "after": wait.total_seconds(), "cost": 0 if why.free else 1, "code": why.code, "error": why.sentence, "waiting_for": why.waiting_for}
+    return {
+        "outcome": "retry",
+        "after": wait.total_seconds(),
+        "cost": 0 if why.free else 1,
+        "code": why.code,
+        "error": why.sentence,
+        "waiting_for": why.waiting_for,
+    }
 
 
 def job_failed(step: Leased, stage: Stage, retry: Retry, failure: Failure) -> Item:
     """The remote job ended badly: the next round starts another one, under a new key."""
     if not failure.again or step.attempt >= retry.attempts:
         return give_up(step, stage, GiveUp(failure.sentence, code=failure.code))
-    return {"outcome": "retry", "next_round": True, "after": jittered(retry.wait(step.attempt)).total_seconds(), "code": failure.code, "error": failure.sentence}
+    return {
+        "outcome": "retry",
+        "next_round": True,
+        "after": jittered(retry.wait(step.attempt)).total_seconds(),
+        "code": failure.code,
+        "error": failure.sentence,
+    }
 
 
 def give_up(step: Leased, stage: Stage, why: GiveUp) -> Item:

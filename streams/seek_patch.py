@@ -27,4 +27,4 @@ async def _seek_to_committed(self: Any) -> Any:
 
 def apply() -> None:
     """Patch Faust's consumer; before the app starts."""
-    AIOKafkaConsumerThread.seek_to_committed = _seek_to_committed
+    AIOKafkaConsumerThread.seek_to_committed = _seek_to_committed  # type: ignore[method-assign]  # the patch

@@ -32,10 +32,15 @@ def table_changelog(app_id: str) -> str:
 def declared(settings: KafkaSettings) -> list[Topic]:
     """Every topic of the house: equal partition counts, declared retention."""
     days = {"cleanup.policy": "delete", "retention.ms": _ms(settings.retention), "max.message.bytes": str(MAX_BYTES)}
-    compact = {"cleanup.policy": "compact", "segment.ms": _ms(timedelta(hours=1)), "min.cleanable.dirty.ratio": "0.1", "max.message.bytes": str(MAX_BYTES)}
+    compact = {
+        "cleanup.policy": "compact",
+        "segment.ms": _ms(timedelta(hours=1)),
+        "min.cleanable.dirty.ratio": "0.1",
+        "max.message.bytes": str(MAX_BYTES),
+    }
     if settings.replication >= 3:
         days["min.insync.replicas"] = compact["min.insync.replicas"] = "2"
-    named = {name: days for name in EVENTS} | {
+    named = dict.fromkeys(EVENTS, days) | {
         "run.finished": days | {"retention.ms": _ms(LONGER)},
         "dead.letters": days | {"retention.ms": _ms(LONGER)},
         "run.state": compact,
@@ -76,7 +81,9 @@ async def differences(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> li
         if entry is None or entry.get("error_code"):
             found.append(f"topic {topic.name} is missing; run `tidemill init`")
         elif len(entry["partitions"]) != topic.partitions:
-            found.append(f"topic {topic.name} has {len(entry['partitions'])} partitions, declared are {topic.partitions}; all topics need the same count")
+            found.append(
+                f"topic {topic.name} has {len(entry['partitions'])} partitions, declared are {topic.partitions}; all topics need the same count"
+            )
         else:
             present.append(topic)
     return found + await _config_differences(admin, present)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
@@ -57,20 +57,19 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
 def add_agents(app: faust.App, topics: list[str], take: Take) -> None:
     """One agent for each topic, named after it."""
     for topic in topics:
-        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"inbox.{topic}", concurrency=1)(_reader(app, take))
+        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"inbox.{topic}", concurrency=1)(_reader(take))
 
 
-def _reader(app: faust.App, take: Take) -> Callable[[Any], AsyncIterator[None]]:
-    async def read(stream: Any) -> Any:
+def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:
+    async def read(stream: Any) -> None:
         """Hand records to the inbox, a window of them at a time, and acknowledge each when all before it are recorded."""
         window: deque[tuple[Any, asyncio.Task[None]]] = deque()
-        changed = asyncio.Event()
-        acker = asyncio.create_task(_acknowledge(app, window, changed))
+        changed, room = asyncio.Event(), asyncio.Semaphore(WINDOW)
+        acker = asyncio.create_task(_acknowledge(window, changed, room))
         try:
             async for event in stream.noack().events():
-                while len(window) >= WINDOW:
-                    await asyncio.sleep(0.001)
-                window.append((event, asyncio.create_task(_take(app, take, arrived(event.message)))))  # type: ignore[arg-type]
+                await room.acquire()
+                window.append((event, asyncio.create_task(_take(take, arrived(event.message)))))
                 changed.set()
         finally:
             acker.cancel()
@@ -78,7 +77,7 @@ def _reader(app: faust.App, take: Take) -> Callable[[Any], AsyncIterator[None]]:
     return read
 
 
-async def _acknowledge(app: faust.App, window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event) -> None:
+async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
     while True:
         if not window:
             changed.clear()
@@ -87,9 +86,10 @@ async def _acknowledge(app: faust.App, window: deque[tuple[Any, asyncio.Task[Non
         await asyncio.wait({task})
         window.popleft()
         event.ack()
+        room.release()
 
 
-async def _take(app: faust.App, take: Take, record: Arrived) -> None:
+async def _take(take: Take, record: Arrived) -> None:
     """Record it, or end the process: the one way not to acknowledge an event is to be gone."""
     try:
         await take(record)
@@ -97,7 +97,13 @@ async def _take(app: faust.App, take: Take, record: Arrived) -> None:
         log.warning("stopping while the ledger is away; unread events are read again at the next start", topic=record.topic)
         os._exit(1)
     except Exception:
-        log.critical("an event could not be recorded; the worker ends so that it is read again", topic=record.topic, partition=record.partition, offset=record.offset, exc_info=True)
+        log.critical(
+            "an event could not be recorded; the worker ends so that it is read again",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            exc_info=True,
+        )
         os._exit(1)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import faust
@@ -55,7 +56,7 @@ class WorkerApp(faust.App):
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
         loop = asyncio.get_running_loop()
-        self.membership.on_wake = lambda: loop.call_soon_threadsafe(self.runtime.executor.room_made.set)
+        self.membership.on_wake = partial(loop.call_soon_threadsafe, self.runtime.executor.room_made.set)
         log.info("worker ready", slot=self.membership.slot, worker=str(self.membership.worker), topics=len(self.pipelines.topics))
 
     async def on_stop(self) -> None:

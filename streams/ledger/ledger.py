@@ -83,7 +83,9 @@ class Ledger:
 
     async def known(self, event_ids: Sequence[UUID]) -> set[UUID]:
         """Which of these event ids the runtime itself put on Kafka."""
-        rows = await self.calls.fetch("select event_id from journal where event_id = any($1) union select id from dead_letters where id = any($1)", list(event_ids))
+        rows = await self.calls.fetch(
+            "select event_id from journal where event_id = any($1) union select id from dead_letters where id = any($1)", list(event_ids)
+        )
         return {row[0] for row in rows}
 
     async def _send_receive(self, connection: Connection, items: Sequence[Item]) -> list[Any]:
@@ -108,5 +110,3 @@ def merge_offsets(items: Sequence[Item]) -> list[Item]:
         else:
             merged.append({"topic": topic, "partition": partition, "first": first, "next": past})
     return merged
-
-
