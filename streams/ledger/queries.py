@@ -1,0 +1,14 @@
+"""Loads the named statements of `queries.sql`, in front of the reader."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+_HEAD = re.compile(r"^-- (\w+)\([^)]*\): .*$", re.MULTILINE)
+
+
+@cache
+def queries() -> dict[str, str]:
+    """Each statement by its name."""
+    parts = _HEAD.split(Path(__file__).with_suffix(".sql").read_text())
+    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -1,0 +1,110 @@
+-- What CLI, API and pages read. Each block is `-- name(parameters): the question it answers`, loaded by name (queries.py).
+-- Durations are seconds; `now` is the ledger's clock with its test offset, so that pages and runtime agree about what is due.
+
+-- now(): the ledger's time and how far tests have moved it.
+select clock_timestamp() as now, ahead from clock;
+
+-- runs(tenant, state, pipeline, limit): the newest runs.
+select run_id, tenant_id, pipeline, state, stage, requested_at, finished_at, case when finished_at is not null then state end as outcome, reason,
+       code, causes, warnings, started_at, pipeline_version, version
+from runs
+where ($1::text is null or tenant_id = $1) and ($2::text is null or state = $2) and ($3::text is null or pipeline = $3)
+order by requested_at desc, run_id
+limit $4;
+
+-- runs_failed(code, since): finished runs with this code that are still their tenant's newest of the pipeline, oldest first.
+select run_id, tenant_id, pipeline, state, stage, requested_at, finished_at, state as outcome, reason,
+       code, causes, warnings, started_at, pipeline_version, version
+from runs r
+where code = $1 and finished_at >= $2 and state in ('failed', 'timed_out', 'cancelled', 'blocked')
+  and not exists (select 1 from runs n where n.tenant_id = r.tenant_id and n.pipeline = r.pipeline and n.requested_at > r.requested_at)
+order by finished_at;
+
+-- run(run): one run.
+select run_id, tenant_id, pipeline, state, stage, requested_at, finished_at, case when finished_at is not null then state end as outcome, reason,
+       code, causes, warnings, started_at, pipeline_version, version, request
+from runs
+where run_id = $1;
+
+-- runs_between(low, high): the first runs whose ids lie in a range: those that begin with a prefix.
+select run_id as id from runs where run_id between $1 and $2 order by run_id limit 3;
+
+-- steps(run): the steps of a run in the order they became ready, with who works on them.
+select s.stage, s.state, s.round, s.attempt, s.takeovers, s.ready_at, s.started_at, s.waiting_at, s.finished_at, s.due_at, s.deadline,
+       extract(epoch from s.started_at - s.ready_at)::float8 as queued,
+       extract(epoch from coalesce(s.finished_at, clock_timestamp() + c.ahead) - s.started_at)::float8 as seconds,
+       extract(epoch from coalesce(s.finished_at, clock_timestamp() + c.ahead) - s.waiting_at)::float8 as waited,
+       s.waiting_for, s.code, s.error, s.worker as worker_id, w.slot, s.job ->> 'job_id' as job_id,
+       s.input_type, s.input, s.output_type, s.output
+from steps s left join workers w on w.worker_id = s.worker cross join clock c
+where s.run_id = $1
+order by s.ready_at, s.stage;
+
+-- causes(run): the requests that made the run, or were merged into it.
+select event_id, at, data as request from causes where run_id = $1 order by at, event_id;
+
+-- effects(run): the commands neighbours answered for the run.
+select key, stage, round, command, status, sent_at, at from effects where run_id = $1 order by id;
+
+-- events(run): what happened to the run: its journal, and the foreign events that named it, those set aside included.
+select at, seq, kind, topic, event_id, causation, null::integer as partition, null::bigint as "offset", null as code, data from journal where run_id = $1
+union all
+select at, null, fate, topic, event_id, null, partition, "offset", code, null from inbox where run_id = $1
+order by at, seq nulls first;
+
+-- tenants(tenant, limit): tenants with their newest run and the version that serves.
+select t.tenant_id, t.name, t.status, t.owner, t.created_at, r.run_id as last_run, r.state as last_state, r.requested_at as last_requested_at,
+       r.finished_at as last_finished_at, v.number as live_version, v.live_at
+from tenants t
+left join lateral (select * from runs where tenant_id = t.tenant_id order by requested_at desc limit 1) r on true
+left join versions v on v.tenant_id = t.tenant_id and v.state = 'live'
+where ($1::text is null or t.tenant_id = $1) and t.status <> 'deleted'
+order by t.tenant_id
+limit $2;
+
+-- versions(tenant): every model version of a tenant, newest first.
+select number, state, run_id, round, model_path, index_path, instead_of, reason, created_at, live_at, retired_at
+from versions
+where tenant_id = $1
+order by number desc;
+
+-- dead_letters(state, tenant, code, limit): what could not be used, newest first.
+select id, at, topic, partition, "offset", tenant_id, code, sentence, state, size, settled_at
+from dead_letters
+where ($1::text is null or state = $1) and ($2::text is null or tenant_id = $2) and ($3::text is null or code = $3)
+order by at desc, id
+limit $4;
+
+-- dead_letter(id): one of them with its bytes.
+select id, at, topic, partition, "offset", tenant_id, code, sentence, state, size, settled_at, key, value, sha256, headers from dead_letters where id = $1;
+
+-- dead_letters_between(low, high): the first dead letters whose ids lie in a range.
+select id from dead_letters where id between $1 and $2 order by id limit 3;
+
+-- workers(): the last worker of each slot that was seen within a day; `lease` is how long it still counts as alive.
+select * from (
+    select distinct on (w.slot) w.slot, w.worker_id, w.host, w.pid, w.started_at, w.stopped_at, w.lease_until > clock_timestamp() as alive,
+           greatest(extract(epoch from nullif(w.lease_until, '-infinity') - clock_timestamp()), 0)::float8 as lease,
+           (select count(*) from steps s where s.worker = w.worker_id) as steps
+    from workers w
+    where w.started_at > clock_timestamp() - interval '1 day' or w.lease_until > clock_timestamp() - interval '1 day'
+    order by w.slot, w.started_at desc
+) newest
+order by slot;
+
+-- gaps(): offsets that are not accounted for.
+select topic, partition, first, past, state, seen_at from gaps where state = 'open' order by seen_at, topic, partition, first;
+
+-- backlog(): what waits to be published, to be looked at, to be done.
+select (select count(*) from outbox) as outbox,
+       (select extract(epoch from clock_timestamp() - min(created_at))::float8 from outbox) as outbox_age,
+       (select count(*) from unpublishable) as unpublishable,
+       (select count(*) from dead_letters where state = 'open') as dead_letters,
+       (select count(*) from gaps where state = 'open') as gaps,
+       (select count(*) from steps s, clock c where s.worker is null and s.state = 'ready' and s.due_at < clock_timestamp() + c.ahead) as steps_due;
+
+-- run_counts(pipeline): how many runs are in each state.
+select state, count(*) as runs from runs where ($1::text is null or pipeline = $1) group by state order by state;
+
+-- schema(): whether the ledger's tables are there.
+select to_regclass('clock') is not null as there;

@@ -1,0 +1,148 @@
+"""The reading side of the ledger: every question that CLI, API and pages ask, over one connection; nothing here changes a row."""
+
+from typing import Any, TypeVar
+from uuid import UUID
+
+from streams.clock import Clock
+from streams.ledger.connection import Connection
+from streams.ledger.queries import queries
+from streams.ledger.rows import (
+    Backlog,
+    Cause,
+    DeadLetter,
+    DeadRecord,
+    Effect,
+    Gap,
+    Happening,
+    ModelVersion,
+    Run,
+    RunDetail,
+    Step,
+    Tenant,
+    WorkerSeen,
+)
+
+_HEX = frozenset("0123456789abcdef")
+R = TypeVar("R")
+
+
+class NotFound(Exception):
+    """What was asked for is not in the ledger, or more than one fits: a code and a sentence."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence = code, sentence
+
+
+class Reader:
+    """Questions to the ledger and their typed answers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def clock(self) -> Clock:
+        """A clock set by the ledger's."""
+        row = (await self._fetch("now"))[0]
+        clock = Clock()
+        clock.set(row["now"], row["ahead"])
+        return clock
+
+    async def runs(self, *, tenant: str | None = None, state: str | None = None, pipeline: str | None = None, limit: int = 50) -> list[Run]:
+        """The newest runs first."""
+        return await self._all(Run, "runs", tenant, state, pipeline, limit)
+
+    async def runs_failed(self, code: str, since: Any) -> list[Run]:
+        """Runs that ended with this code since then, and that no newer run of their tenant made pointless."""
+        return await self._all(Run, "runs_failed", code, since)
+
+    async def find_run(self, text: str) -> UUID:
+        """The run with this id, or the only one whose id begins so."""
+        return await self._find(text, "run", "runs_between", "tidemill runs")
+
+    async def run(self, run_id: UUID) -> RunDetail:
+        """A run with its steps, causes and effects."""
+        rows = await self._fetch("run", run_id)
+        if not rows:
+            raise _unknown("run", str(run_id), "tidemill runs")
+        facts = dict(rows[0])
+        request = facts.pop("request")
+        return RunDetail(
+            Run(**facts),
+            request,
+            steps=await self._all(Step, "steps", run_id),
+            causes=await self._all(Cause, "causes", run_id),
+            effects=await self._all(Effect, "effects", run_id),
+        )
+
+    async def events(self, run_id: UUID) -> list[Happening]:
+        """What happened to a run, in order."""
+        return await self._all(Happening, "events", run_id)
+
+    async def tenants(self, limit: int = 1000) -> list[Tenant]:
+        return await self._all(Tenant, "tenants", None, limit)
+
+    async def tenant(self, tenant_id: str) -> Tenant:
+        found = await self._all(Tenant, "tenants", tenant_id, 1)
+        if not found:
+            raise _unknown("tenant", tenant_id, "tidemill tenants list")
+        return found[0]
+
+    async def versions(self, tenant_id: str) -> list[ModelVersion]:
+        """All model versions of a tenant that exists."""
+        await self.tenant(tenant_id)
+        return await self._all(ModelVersion, "versions", tenant_id)
+
+    async def dead_letters(
+        self, *, state: str | None = "open", tenant: str | None = None, code: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """What could not be used, newest first."""
+        return await self._all(DeadLetter, "dead_letters", state, tenant, code, limit)
+
+    async def find_dead_letter(self, text: str) -> UUID:
+        """The dead letter with this id, or the only one whose id begins so."""
+        return await self._find(text, "dead letter", "dead_letters_between", "tidemill dead list")
+
+    async def dead_letter(self, letter_id: UUID) -> DeadRecord:
+        rows = await self._fetch("dead_letter", letter_id)
+        if not rows:
+            raise _unknown("dead letter", str(letter_id), "tidemill dead list")
+        facts = dict(rows[0])
+        key, value, sha256, headers = (facts.pop(name) for name in ("key", "value", "sha256", "headers"))
+        return DeadRecord(DeadLetter(**facts), key or b"", value or b"", sha256, [(name, text) for name, text in headers])
+
+    async def workers(self) -> list[WorkerSeen]:
+        return await self._all(WorkerSeen, "workers")
+
+    async def gaps(self) -> list[Gap]:
+        """Open gaps."""
+        return await self._all(Gap, "gaps")
+
+    async def backlog(self) -> Backlog:
+        return (await self._all(Backlog, "backlog"))[0]
+
+    async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
+        """How many runs are in each state."""
+        return {row["state"]: row["runs"] for row in await self._fetch("run_counts", pipeline)}
+
+    async def _find(self, text: str, what: str, query: str, where: str) -> UUID:
+        digits = text.strip().lower().replace("-", "")
+        if not digits or len(digits) > 32 or not _HEX.issuperset(digits):
+            raise _unknown(what, text, where)
+        found = await self._fetch(query, UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+        if not found:
+            raise _unknown(what, text, where)
+        if len(found) > 1:
+            some = ", ".join(str(row["id"])[:13] for row in found)
+            raise NotFound(f"ambiguous_{what.replace(' ', '_')}", f"more than one {what} begins with {text} ({some} …); give more of the id")
+        return UUID(bytes=found[0]["id"].bytes)
+
+    async def _fetch(self, query: str, *args: Any) -> list[Any]:
+        return await self._connection.fetch(queries()[query], *args)
+
+    async def _all(self, kind: type[R], query: str, *args: Any) -> list[R]:
+        return [kind(**row) for row in await self._fetch(query, *args)]
+
+
+def _unknown(what: str, text: str, where: str) -> NotFound:
+    shown = text if text.isprintable() and len(text) <= 80 else "that name"
+    return NotFound(f"unknown_{what.replace(' ', '_')}", f"there is no {what} {shown}; `{where}` lists what there is")
