@@ -1,0 +1,88 @@
+"""The REST API that reads: runs, tenants, versions, dead letters, pipelines; the shapes are the reader's rows."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from schemas.states import RunState
+from schemas.tenant import TenantId
+from streams.ledger.rows import DeadLetter, ModelVersion, Run, Tenant
+from streams.stage import Stage
+from streams.web.parts import TenantPath, Use
+
+router = APIRouter(prefix="/api/v1", tags=["api"])
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.get("/runs")
+async def runs(use: Use, tenant: TenantId | None = None, state: RunState | None = None, pipeline: str | None = None, limit: Limit = 50) -> list[Run]:
+    """The newest runs, those of one tenant, state or pipeline if asked so."""
+    return await use.reader.runs(tenant=tenant, state=state, pipeline=pipeline, limit=limit)
+
+
+@router.get("/runs/{run_id}")
+async def run(use: Use, run_id: UUID) -> dict[str, Any]:
+    """A run with its stages, the requests that caused it, the commands neighbours accepted, and its journal."""
+    detail = await use.reader.run(run_id)
+    events = await use.reader.events(run_id)
+    facts = asdict(detail)
+    return {**facts.pop("run"), **facts, "events": [asdict(each) for each in events]}
+
+
+@router.get("/tenants")
+async def tenants(use: Use, limit: Limit = 1000) -> list[Tenant]:
+    """All tenants with their newest run and the version that serves."""
+    return await use.reader.tenants(limit)
+
+
+@router.get("/tenants/{tenant_id}")
+async def tenant(use: Use, tenant_id: TenantPath) -> Tenant:
+    """One tenant."""
+    return await use.reader.tenant(tenant_id)
+
+
+@router.get("/tenants/{tenant_id}/state")
+async def state(use: Use, tenant_id: TenantPath) -> dict[str, Any]:
+    """The tenant's latest run of each pipeline, from the Faust table; from the ledger (`source`) while the table is not whole in this process."""
+    states = use.states(tenant_id)
+    if states is not None:
+        return {"tenant_id": tenant_id, "source": "table", "pipelines": states}
+    latest: dict[str, Run] = {}
+    for each in await use.reader.runs(tenant=tenant_id, limit=20):
+        if each.pipeline not in latest or latest[each.pipeline].version < each.version:
+            latest[each.pipeline] = each
+    return {"tenant_id": tenant_id, "source": "ledger", "pipelines": {name: asdict(each) for name, each in latest.items()}}
+
+
+@router.get("/versions/{tenant_id}")
+async def versions(use: Use, tenant_id: TenantPath) -> list[ModelVersion]:
+    """Every model version of a tenant, newest first."""
+    return await use.reader.versions(tenant_id)
+
+
+@router.get("/dead")
+async def dead(use: Use, tenant: TenantId | None = None, code: str | None = None, state: str | None = "open", limit: Limit = 100) -> list[DeadLetter]:
+    """Records that could not be used, newest first."""
+    return await use.reader.dead_letters(state=state, tenant=tenant, code=code, limit=limit)
+
+
+@router.get("/pipelines")
+async def pipelines(use: Use) -> list[dict[str, Any]]:
+    """The pipelines this platform runs, with their wiring and how many of their runs are in each state."""
+    return [
+        {
+            "name": each.name,
+            "version": each.version,
+            "takes": each.entry.topic,
+            "runs": await use.reader.run_counts(each.name),
+            "stages": [_stage(stage) for stage in each.stages],
+        }
+        for each in use.pipelines.all
+    ]
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    gives = [kind.topic for kind in stage.gives]
+    return {"name": stage.name, "doc": stage.doc, "takes": stage.takes.topic, "gives": gives, "critical": stage.critical}

@@ -1,0 +1,23 @@
+"""The web application put together: probes, API, documents and pages behind one door."""
+
+from collections.abc import Collection
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from streams.web import api, probes
+from streams.web.errors import speak_json
+from streams.web.guard import Guard
+from streams.web.parts import Parts
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def make_web(parts: Parts, *, hosts: Collection[str] = ()) -> ASGIApp:
+    """The application as uvicorn serves it. `hosts`: names it answers for beside this machine's own."""
+    app = FastAPI(title="Tidemill", version="1", docs_url=None, redoc_url=None)
+    app.state.parts = parts
+    speak_json(app)
+    app.include_router(probes.router)
+    app.include_router(api.router)
+    return Guard(app, hosts={*LOCAL, *hosts})
