@@ -40,7 +40,7 @@ class Event(BaseModel):
         """The named failure this event reports, or None: what the runtime needs to know to open the next round."""
         return None
 
-    def then(self, kind: type["E"], **fields: Any) -> "E":
+    def then(self, kind: type["E"], /, **fields: Any) -> "E":
         """The next event of the same tenant and run."""
         return kind(tenant_id=self.tenant_id, run_id=self.run_id, **fields)
 

@@ -199,7 +199,7 @@ class Executor:
                 return outcome.look_again(every, why)
             finding = None
         except GiveUp as why:
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence))
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again))
         if finding is None:
             if not over:
                 return outcome.look_again(every)

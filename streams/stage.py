@@ -32,11 +32,14 @@ class TryAgain(Exception):
 
 
 class GiveUp(Exception):
-    """It will never work: the run ends with this code (or the stage is skipped, when it is not critical)."""
+    """It will never work: the run ends with this code (or the stage is skipped, when it is not critical).
 
-    def __init__(self, sentence: str, *, code: str, outcome: RunState = RunState.FAILED) -> None:
+    From a watch it means that the job is lost: another round starts another job, unless `again` is False.
+    """
+
+    def __init__(self, sentence: str, *, code: str, outcome: RunState = RunState.FAILED, again: bool = True) -> None:
         super().__init__(sentence)
-        self.sentence, self.code, self.outcome = sentence, code, outcome
+        self.sentence, self.code, self.outcome, self.again = sentence, code, outcome, again
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Watch:
 class Stage:
     """One step of a pipeline: what it takes, what it gives, how it is retried. Calling it calls the function, so tests call it plainly."""
 
-    def __init__(self, body: Body, *, retry: Retry | None, critical: bool, limit: str | None, batch: int | None, cpu: bool, timeout: timedelta) -> None:
+    def __init__(
+        self, body: Body, *, retry: Retry | None, critical: bool, limit: str | None, batch: int | None, cpu: bool, timeout: timedelta
+    ) -> None:
         self.body, self.retry, self.critical, self.limit = body, retry, critical, limit
         self.batch, self.cpu, self.timeout = batch, cpu, timeout
         self.name: str = getattr(body, "__name__")  # noqa: B009  # a Callable has no __name__ for the type checker
@@ -134,7 +139,9 @@ class Pipeline:
         self.entry = self.stages[0].takes
         for before, after in zip(self.stages, self.stages[1:], strict=False):
             if not before.critical:
-                raise TypeError(f"pipeline {name}: {before.name} is not critical, so what follows it could not count on its event; only the last stage may be so")
+                raise TypeError(
+                    f"pipeline {name}: {before.name} is not critical, so what follows it could not count on its event; only the last stage may be so"
+                )
             if after.takes not in before.outputs:
                 raise TypeError(f"pipeline {name}: {after.name} takes {after.takes.__name__}, which {before.name} never gives")
 

@@ -12,6 +12,7 @@ import faust
 import structlog
 
 from streams.clock import Clock
+from streams.gaps import Gaps
 from streams.kafka import TopicsWrong, open_producer, wait_for_cluster
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Ledger
@@ -55,6 +56,10 @@ class WorkerApp(faust.App):
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
+        gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take)
+        stack.push_async_callback(gaps.close)
+        sweeping = asyncio.create_task(gaps.run())
+        stack.callback(sweeping.cancel)
         loop = asyncio.get_running_loop()
         self.membership.on_wake = partial(loop.call_soon_threadsafe, self.runtime.executor.room_made.set)
         log.info("worker ready", slot=self.membership.slot, worker=str(self.membership.worker), topics=len(self.pipelines.topics))

@@ -1,0 +1,133 @@
+"""The last net: no offset goes unaccounted for. Holes in what was read, and idle watermarks short of the log's end, are read again.
+
+Faust may skip events when a rebalance meets a partition without a commit (docs/decisions/0003), and a worker may die between an
+acknowledgement and its commit. A gap is closed as `reread`, `no_record` (there is nothing in it: control records, compaction)
+or `expired` (retention took it: an alarm). Any worker may close any gap; reading an event twice is a no-op.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams import metrics
+from streams.inbox import Arrived
+from streams.ledger.connection import Connection, is_outage
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Take = Callable[[Arrived], Awaitable[None]]
+_QUIET_READS = 3
+"""Fetches of a second each that bring nothing before the rest of a gap is taken for empty."""
+_NOTE = """
+insert into gaps (topic, partition, first, past) values ($1, $2, $3, $4)
+on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null
+"""
+
+
+class Gaps:
+    """Finds and closes gaps on the topics that the agents read."""
+
+    def __init__(self, settings: Settings, topics: list[str], take: Take) -> None:
+        self._settings, self._take = settings, take
+        self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
+        self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
+        self._before: dict[tuple[str, int], int] = {}
+
+    async def run(self) -> None:
+        """Sweep until cancelled; outages are waited out."""
+        while True:
+            try:
+                await self._sweep_with_consumer()
+            except (KafkaError, OSError, AssertionError) as error:  # aiokafka asserts when its coordinator is gone
+                log.debug("gap sweep without Kafka; trying again", error=repr(error))
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("gap sweep failed; trying again")
+                await self._connection.drop()
+            await asyncio.sleep(self._settings.runtime.sweep)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _sweep_with_consumer(self) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.kafka.bootstrap, enable_auto_commit=False, auto_offset_reset="none")
+        await consumer.start()
+        try:
+            consumer.assign(self._partitions)
+            consumer.pause(*self._partitions)
+            while True:
+                await self.sweep(consumer)
+                await asyncio.sleep(self._settings.runtime.sweep)
+        finally:
+            await consumer.stop()
+
+    async def sweep(self, consumer: Any) -> None:
+        """One look: note idle watermarks that are short of the end, then close what is open."""
+        ends = await consumer.end_offsets(self._partitions)
+        rows = await self._connection.fetch("select topic, partition, next from offsets")
+        marks = {(row["topic"], row["partition"]): row["next"] for row in rows}
+        for partition, end in ends.items():
+            key = (partition.topic, partition.partition)
+            mark = marks.get(key, 0)
+            if mark < end and self._before.get(key) == mark:
+                log.warning(
+                    "nobody read the end of a partition; reading it again", code="offset_gap", topic=key[0], partition=key[1], first=mark, past=end
+                )
+                await self._connection.fetch(_NOTE, *key, mark, end)
+        self._before = {(p.topic, p.partition): marks.get((p.topic, p.partition), 0) for p in self._partitions}
+        while await self._close_one(consumer):
+            pass
+
+    async def _close_one(self, consumer: Any) -> bool:
+        """Close one open gap that no other worker has in hand; False when there is none."""
+        raw = await self._connection.raw()
+        async with raw.transaction():
+            row = await raw.fetchrow(
+                "select * from gaps where state = 'open' and topic = any($1) order by seen_at limit 1 for update skip locked", self._topics
+            )
+            if row is None:
+                return False
+            how = await self._read_again(consumer, TopicPartition(row["topic"], row["partition"]), row["first"], row["past"])
+            await raw.execute(
+                "update gaps set state = $4, closed_at = clock_timestamp() where topic = $1 and partition = $2 and first = $3",
+                row["topic"], row["partition"], row["first"], how,
+            )  # fmt: skip
+            await raw.execute("select advance($1, $2, $3, $4)", row["topic"], row["partition"], row["first"], row["past"])
+        metrics.gaps.labels(row["topic"], how).inc()
+        say = log.error if how == "expired" else log.info
+        say("gap closed", code="offset_gap", how=how, topic=row["topic"], partition=row["partition"], first=row["first"], past=row["past"])
+        return True
+
+    @property
+    def _topics(self) -> list[str]:
+        return list({partition.topic for partition in self._partitions})
+
+    async def _read_again(self, consumer: Any, partition: TopicPartition, first: int, past: int) -> str:
+        start = (await consumer.beginning_offsets([partition]))[partition]
+        lost = start > first
+        if start >= past:
+            return "expired"
+        consumer.seek(partition, max(first, start))
+        consumer.resume(partition)
+        try:
+            read, quiet, position = 0, 0, max(first, start)
+            while position < past and quiet < _QUIET_READS:
+                records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
+                quiet = 0 if records else quiet + 1
+                for record in records:
+                    position = record.offset + 1
+                    if record.offset < past:
+                        read += 1
+                        await self._take(
+                            Arrived(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, list(record.headers))
+                        )
+        finally:
+            consumer.pause(partition)
+        if lost:
+            return "expired"
+        return "reread" if read else "no_record"
