@@ -1,52 +1,63 @@
-"""The command-line app and the verbs that run processes."""
+"""The command `tidemill`: the table of contents of its verbs, and the one place where errors become an exit status."""
 
-import asyncio
+import logging
+import os
 import sys
-from enum import StrEnum
-from typing import Annotated
+from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
-from streams.logs import set_up
-from streams.settings import Settings
+from streams.cli import moves, platform, runs
+from streams.cli.config import config
+from streams.cli.frame import FAILED, CliError
+from streams.cli.out import say
+from streams.cli.trigger import trigger
 
-app = typer.Typer(name="tidemill", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="An event-driven control plane for recommender platforms.")
+log = logging.getLogger(__name__)
 
+app = typer.Typer(
+    name="tidemill",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An event-driven control plane for recommender platforms. Exit status: 0 done, 1 failed, 2 wrong usage, 3 a needed service is not there.",
+)
+for verb in (
+    *(platform.up, platform.init, platform.worker),
+    *(trigger, runs.runs, runs.show, runs.events, moves.cancel, moves.retry),
+    *(config,),
+):
+    app.command()(verb)
 
-class Role(StrEnum):
-    RUN = "run"
-    VIEW = "view"
-
-
-@app.command()
-def init() -> None:
-    """Create the ledger's schema, the topics and the buckets. Safe to run again."""
-    from streams.setup import initialise
-
-    settings = Settings()
-    set_up(settings)
-    asyncio.run(initialise(settings))
-
-
-@app.command()
-def worker(
-    role: Annotated[Role, typer.Option(help="`run`: agents and executor; `view`: the Faust table, the API and the status pages.")] = Role.RUN,
-    slot: Annotated[int | None, typer.Option(help="A fixed slot; default: the lowest free one.", min=1)] = None,
-) -> None:
-    """Run a worker in the foreground until it is told to stop."""
-    if role is Role.VIEW:
-        from streams.view import run as run_view
-
-        raise typer.Exit(run_view(Settings()))
-    from streams.worker import run
-
-    raise typer.Exit(run(Settings(), slot=slot))
+CTRL_C = 130
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
-    app()
+    sys.exit(_run(args))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        status = app(args, prog_name="tidemill", standalone_mode=False)
+        sys.stdout.flush()
+    except CliError as error:
+        say(str(error))
+        return error.status
+    except TyperException as error:
+        if wrong := error.format_message():
+            context = getattr(error, "ctx", None)
+            say(f"wrong_usage: {wrong.rstrip('.')}; `{context.command_path if context else 'tidemill'} --help` shows how")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return CTRL_C
+    except BrokenPipeError:  # `tidemill runs | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the flush at exit
+        return FAILED
+    except Exception as error:
+        log.debug("the command failed", exc_info=True)
+        say(f"unexpected: {type(error).__name__}: {str(error).partition(chr(10))[0][:300]}; TIDEMILL_LOG_LEVEL=debug shows where")
+        return FAILED
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,148 @@
+"""What every verb stands on: settings, a question to the ledger, a move of the door, and errors that are one sentence."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from streams.ledger.ledger import Answer, Ledger
+    from streams.ledger.reader import Reader
+    from streams.pipelines import Pipelines
+    from streams.settings import Settings
+
+R = TypeVar("R")
+DONE, FAILED, USAGE, NOT_THERE = 0, 1, 2, 3
+PATIENCE = 20.0
+"""Seconds a move may take, as long as PostgreSQL answers at all."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+class CliError(Exception):
+    """Ends the command: `code: sentence` on stderr, and this exit status."""
+
+    def __init__(self, code: str, sentence: str, status: int = FAILED) -> None:
+        super().__init__(f"{code}: {sentence}")
+        self.code, self.sentence, self.status = code, sentence, status
+
+
+class Door(NamedTuple):
+    """What a verb that changes something may use."""
+
+    ledger: "Ledger"
+    pipelines: "Pipelines"
+    reader: "Reader"
+
+
+def settings() -> "Settings":
+    """The settings, with logs on stderr: warnings only, unless a level was asked for."""
+    from streams.cli.config import load
+    from streams.logs import set_up
+
+    found = load()
+    set_up(found if "log_level" in found.model_fields_set else found.model_copy(update={"log_level": "warning"}))
+    return found
+
+
+def me() -> str:
+    """Who typed it, for the journal."""
+    return f"{os.environ.get('USER') or 'somebody'} (cli)"
+
+
+def run(main: Coroutine[Any, Any, R]) -> R:
+    return asyncio.run(main)
+
+
+def ask(question: "Callable[[Reader], Awaitable[R]]") -> R:
+    """The answer of the ledger to a question."""
+
+    async def main() -> R:
+        async with reading(settings()) as reader:
+            return await question(reader)
+
+    return run(main())
+
+
+def act(move: "Callable[[Door], Awaitable[R]]") -> R:
+    """What a move of the door came to."""
+
+    async def main() -> R:
+        async with acting(settings()) as door:
+            return await move(door)
+
+    return run(main())
+
+
+@asynccontextmanager
+async def reading(settings: "Settings") -> "AsyncIterator[Reader]":
+    """A reader on a connection of its own; an absent ledger ends the command with status 3."""
+    from streams.cli.trouble import of_ledger
+    from streams.ledger.connection import Connection
+    from streams.ledger.reader import NotFound, Reader
+
+    connection = Connection(settings.ledger.dsn.get_secret_value(), statement_timeout=settings.ledger.statement_timeout, name="tidemill-cli")
+    try:
+        yield Reader(connection)
+    except NotFound as error:
+        raise CliError(error.code, error.sentence) from None
+    except Exception as error:
+        if trouble := of_ledger(error, settings):
+            raise trouble from None
+        raise
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def acting(settings: "Settings") -> AsyncIterator[Door]:
+    """The door, once the ledger has answered; its clock is the ledger's."""
+    from streams.ledger.ledger import Ledger
+    from streams.pipelines import Pipelines
+
+    async with reading(settings) as reader:
+        clock = await reader.clock()
+        ledger = Ledger(settings.ledger, clock)
+        ledger.start()
+        try:
+            yield Door(ledger, Pipelines.load(settings), reader)
+        finally:
+            await ledger.stop()
+
+
+async def in_time(answer: Awaitable[R]) -> R:
+    """The answer, or status 3: the ledger itself would wait for PostgreSQL as long as it takes."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await answer
+    except TimeoutError:
+        sentence = f"the ledger did not answer within {PATIENCE:g} s, so it is not known whether this was done; look with `tidemill runs`"
+        raise CliError("ledger_away", sentence, NOT_THERE) from None
+
+
+WRONG_REQUEST = frozenset(
+    {
+        "bad_tenant",
+        "bad_field",
+        "bad_json",
+        "bad_text",
+        "bad_number",
+        "too_deep",
+        "too_large",
+        "too_many_items",
+        "unknown_pipeline",
+        "unknown_stage",
+        "unstorable",
+    }
+)
+"""Refusals of what was typed, not of the moment it was typed in."""
+
+
+def accepted(answer: "Answer") -> "Answer":
+    """The answer, unless it is a refusal: that ends the command."""
+    if answer["result"] == "refused":
+        raise CliError(answer["code"], answer["sentence"], USAGE if answer["code"] in WRONG_REQUEST else FAILED)
+    return answer

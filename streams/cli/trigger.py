@@ -1,0 +1,88 @@
+"""`tidemill trigger`: ask for runs, and wait for their end if wanted."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli import out
+from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, in_time
+from streams.cli.wait import follow
+
+if TYPE_CHECKING:
+    from streams.ledger.ledger import Answer
+
+MOST = 100_000
+"""Tenants that `--all` may reach."""
+
+
+def trigger(
+    tenant: Annotated[str | None, typer.Argument(help="Whose model to train.")] = None,
+    key: Annotated[str | None, typer.Option(help="Asking twice under one key gives one run.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="JSON", help="Training config, e.g. '{\"epochs\": 20}'.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; shown with the run.")] = None,
+    pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "training",
+    every: Annotated[bool, typer.Option("--all", help="Every active tenant.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say for whom.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run is over; exit 1 unless it succeeds.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 7 * 3600,
+    as_json: Json = False,
+) -> None:
+    """Ask for a run.
+
+    Example: tidemill trigger acme --key nightly-42 --wait
+    """
+    if (tenant is None) is not every:
+        raise CliError("no_tenant", "name a tenant, or say --all for every active one", USAGE)
+    knobs = read_config(config)
+
+    async def move(door: Door) -> tuple[list[str], list["Answer"], bool]:
+        tenants = [tenant] if tenant is not None else [t.tenant_id for t in await door.reader.tenants(MOST) if t.status == "active"]
+        if dry_run:
+            return tenants, [], True
+        answers = [await _ask(door, each, key, knobs, reason, pipeline) for each in tenants]
+        if wait:
+            return tenants, answers, await follow(door.reader, [answer["run_id"] for answer in answers], timeout, as_json)
+        return tenants, answers, True
+
+    tenants, answers, well = act(move)
+    if dry_run:
+        out.show([{"tenant_id": each} for each in tenants], as_json, lambda: out.line("\n".join(tenants)))
+    elif not wait:
+        document: Any = answers[0] if tenant is not None else answers
+        out.show(document, as_json, lambda: out.line("\n".join(map(_said, answers))))
+    if not well:
+        raise typer.Exit(1)
+
+
+async def _ask(door: Door, tenant: str, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str) -> "Answer":
+    from streams.requests import request_run
+
+    asked = request_run(door.ledger, door.pipelines, tenant_id=tenant, pipeline=pipeline, request_key=key, config=config, reason=reason, source="cli")
+    return {"tenant_id": tenant} | accepted(await in_time(asked))
+
+
+def _said(answer: "Answer") -> str:
+    run, tenant = answer["run_id"], answer["tenant_id"]
+    return {
+        "run": f"run {run} of {tenant} begins",
+        "pending": f"run {run} of {tenant} follows when the active one is over",
+        "merged": f"merged into run {run} of {tenant}, which follows when the active one is over",
+    }.get(answer["result"], f"this key asked for run {run} of {tenant} before; nothing new was made")
+
+
+def read_config(text: str | None) -> dict[str, Any] | None:
+    """The JSON of `--config`, held to the same strictness as an event."""
+    if text is None:
+        return None
+    from schemas.json_strict import Flaw, parse
+
+    try:
+        found = parse(text.encode(), duplicates=True)
+    except Flaw as flaw:
+        raise CliError(flaw.code, f"--config: {flaw.sentence.replace('the value', 'it')}", USAGE) from None
+    except UnicodeEncodeError:
+        raise CliError("bad_utf8", "--config is not UTF-8", USAGE) from None
+    if not isinstance(found, dict):
+        raise CliError("not_an_object", f'--config is {json.dumps(found)[:60]}, not a JSON object; write it as {{"epochs": 20}}', USAGE)
+    return found
