@@ -193,7 +193,7 @@ begin
         select * into v_run from runs where run_id = v_run_id;
         return (select w || jsonb_build_object('outbox', v_out || coalesce(w -> 'outbox', '[]'))
             from end_wait(v_run, v_step, v_job.completion, i ->> 'completion_type', v_job.completion_id,
-                          v_job.failed, i -> 'next', (i ->> 'finish_id')::uuid, i -> 'first', p_now, v_next) w);
+                          v_job.failed, (i -> 'next') - 'hold', (i ->> 'finish_id')::uuid, i -> 'first', p_now, v_next) w);
     end if;
     return jsonb_build_object('result', v_outcome, 'outbox', v_out);
 end $$;
