@@ -6,15 +6,18 @@ PostgreSQL is away (docs/decisions/0004-view-process.md).
 
 import asyncio
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from typing import Any
 
 import faust
 import structlog
 from faust.contrib.asgi import AsgiService
 
+from streams.clock import Clock
 from streams.kafka import TopicsWrong, wait_for_cluster
 from streams.ledger.connection import Connection
+from streams.ledger.ledger import Ledger
 from streams.ledger.reader import Reader
 from streams.logs import set_up
 from streams.pipelines import Pipelines
@@ -23,6 +26,7 @@ from streams.table import TenantTable, make_view_app
 from streams.web import Parts, make_web
 from streams.web.checks import open_health
 from streams.web.health import Unwell
+from streams.web.tail import Journal
 from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -31,6 +35,8 @@ DRAIN = 5
 """Seconds that requests in flight get after SIGTERM."""
 READ = 5
 """Seconds a question to the ledger may take."""
+SAMPLE = 5
+"""Seconds between looks at the ledger's clock."""
 
 
 class Server(AsgiService):
@@ -64,9 +70,15 @@ class ViewApp(faust.App):
         settings = self.pipelines.settings
         self._stack = stack = AsyncExitStack()
         health = await stack.enter_async_context(open_health(settings, table=self._check_table))
-        reading = Connection(settings.ledger.dsn.get_secret_value(), statement_timeout=READ, name="tidemill-view")
-        stack.push_async_callback(reading.close)
-        self._parts = Parts(pipelines=self.pipelines, reader=Reader(reading), health=health, states=self.tenants.states)
+        reading, tailing = self._connection("view"), self._connection("tail")
+        clock = Clock()
+        ledger = Ledger(settings.ledger, clock)
+        ledger.start()
+        stack.push_async_callback(ledger.stop)
+        self._parts = Parts(
+            pipelines=self.pipelines, reader=Reader(reading), ledger=ledger, journal=Journal(tailing), health=health, states=self.tenants.states
+        )
+        self.add_future(self._keep_clock(self._parts.reader, clock))
         web = make_web(self._parts, hosts=[settings.web.host])
         await self.add_runtime_dependency(Server(web, self.listening, loop=self.loop, beacon=self.beacon))
         log.info("pages are served", url=f"http://{settings.web.host}:{settings.web.port}/")
@@ -85,6 +97,18 @@ class ViewApp(faust.App):
         await super().on_shutdown()
         if hasattr(self, "_stack"):
             await self._stack.aclose()
+
+    def _connection(self, name: str) -> Connection:
+        connection = Connection(self.pipelines.settings.ledger.dsn.get_secret_value(), statement_timeout=READ, name=f"tidemill-{name}")
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+    async def _keep_clock(self, reader: Reader, clock: Clock) -> None:
+        """Requests are dated by the ledger's clock, as everything else is."""
+        while True:
+            with suppress(Exception):  # the ledger is away or not made yet: until it answers, this machine's clock will do
+                clock.set((await reader.clock()).now(), timedelta(0))
+            await asyncio.sleep(SAMPLE)
 
     async def _check_table(self) -> None:
         if not self.tenants.recovered:

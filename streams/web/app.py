@@ -5,7 +5,7 @@ from collections.abc import Collection
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from streams.web import api, probes
+from streams.web import api, asyncapi, commands, journal, metrics, probes
 from streams.web.errors import speak_json
 from streams.web.guard import Guard
 from streams.web.parts import Parts
@@ -18,6 +18,6 @@ def make_web(parts: Parts, *, hosts: Collection[str] = ()) -> ASGIApp:
     app = FastAPI(title="Tidemill", version="1", docs_url=None, redoc_url=None)
     app.state.parts = parts
     speak_json(app)
-    app.include_router(probes.router)
-    app.include_router(api.router)
+    for part in (probes, metrics, asyncapi, api, commands, journal):
+        app.include_router(part.router)
     return Guard(app, hosts={*LOCAL, *hosts})

@@ -8,11 +8,13 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from schemas.tenant import is_tenant_id
+from streams.ledger.ledger import Ledger
 from streams.ledger.reader import Reader
 from streams.pipelines import Pipelines
 from streams.table import States
 from streams.web.errors import Problem
 from streams.web.health import Health
+from streams.web.tail import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,8 @@ class Parts:
 
     pipelines: Pipelines
     reader: Reader
+    ledger: Ledger
+    journal: Journal
     health: Health
     states: Callable[[str], States | None]
     """A tenant's entry in the Faust table; None when this process cannot know it."""
