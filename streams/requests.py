@@ -153,4 +153,8 @@ SENTENCES = {
     "run_superseded": "run {run} was superseded by a newer model and stays over; trigger a new run",
     "tenant_busy": "run {active} of the same tenant is active; retry when it is over, or cancel it",
     "stage_not_reached": "run {run} never got as far as {stage}; retry from an earlier stage, or trigger a new run",
+    "letter_settled": "dead letter {letter} is not open any more ({state}); `tidemill dead list --state all` shows it",
+    "letter_cut": "of dead letter {letter} only the first MiB of {size} bytes was kept; publish the event again, smaller, and drop the letter",
+    "not_ours": "{topic} is written by Tidemill alone; drop the dead letter and find its publisher",
+    "unwanted": "no pipeline of this installation takes events of {topic}; drop the dead letter",
 }

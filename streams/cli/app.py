@@ -9,8 +9,9 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from streams.cli import moves, platform, runs
+from streams.cli import dead, models, moves, platform, runs, tenants, topics
 from streams.cli.config import config
+from streams.cli.doctor import doctor
 from streams.cli.frame import FAILED, CliError
 from streams.cli.out import say
 from streams.cli.trigger import trigger
@@ -25,11 +26,13 @@ app = typer.Typer(
     help="An event-driven control plane for recommender platforms. Exit status: 0 done, 1 failed, 2 wrong usage, 3 a needed service is not there.",
 )
 for verb in (
-    *(platform.up, platform.init, platform.worker),
+    *(platform.up, platform.init, platform.worker, doctor),
     *(trigger, runs.runs, runs.show, runs.events, moves.cancel, moves.retry),
-    *(config,),
+    *(models.versions, config),
 ):
     app.command()(verb)
+for name, verbs in (("tenants", tenants.app), ("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)):
+    app.add_typer(verbs, name=name)
 
 CTRL_C = 130
 

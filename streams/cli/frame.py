@@ -101,16 +101,28 @@ async def reading(settings: "Settings") -> "AsyncIterator[Reader]":
 async def acting(settings: "Settings") -> AsyncIterator[Door]:
     """The door, once the ledger has answered; its clock is the ledger's."""
     from streams.ledger.ledger import Ledger
-    from streams.pipelines import Pipelines
 
     async with reading(settings) as reader:
         clock = await reader.clock()
         ledger = Ledger(settings.ledger, clock)
         ledger.start()
         try:
-            yield Door(ledger, Pipelines.load(settings), reader)
+            yield Door(ledger, load_pipelines(settings), reader)
         finally:
             await ledger.stop()
+
+
+def load_pipelines(settings: "Settings") -> "Pipelines":
+    """The pipelines of the setting; whatever keeps them from being imported is named."""
+    from streams.pipelines import Pipelines
+
+    try:
+        return Pipelines.load(settings)
+    except Exception as error:  # the module may be anybody's
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+        raise CliError(
+            "agents_broken", f"the pipelines {settings.pipelines} cannot be loaded ({why}); correct the module, or the setting pipelines"
+        ) from None
 
 
 async def in_time(answer: Awaitable[R]) -> R:
