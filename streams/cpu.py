@@ -60,7 +60,7 @@ class ChildProcesses:
         """How many calls would begin at once."""
         return max(0, self._n - self._taken)
 
-    async def run(self, function: Callable[..., R], *args: Any, timeout: float) -> R:  # noqa: ASYNC109  # the child has to be killed, which a cancelled caller cannot wait for
+    async def run(self, function: Callable[..., R], *args: Any, timeout: float) -> R:
         """Call a module-level function in a child; `TimeoutError` after so many seconds of it (not of waiting for one). Cancelling kills it."""
         request = _request(function, args, self._memory)
         self._taken += 1
@@ -70,7 +70,7 @@ class ChildProcesses:
         finally:
             self._taken -= 1
 
-    async def _call(self, name: str, request: bytes, timeout: float) -> Any:  # noqa: ASYNC109  # as above
+    async def _call(self, name: str, request: bytes, timeout: float) -> Any:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-P", _CHILD, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True, limit=1 << 20
         )

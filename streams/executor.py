@@ -15,13 +15,15 @@ from streams.ledger.ledger import Answer, Ledger
 from streams.names import finish_event
 from streams.outcome import Item, Leased
 from streams.pipelines import Pipelines
-from streams.stage import GiveUp, Pipeline, Stage, TryAgain
+from streams.stage import GiveUp, Pipeline, Stage, TryAgain, Watch
 from streams.step import LeaseLost, Step, current
 
 log = structlog.get_logger(__name__)
 
 CRASH_LOOP = 20
 """After so many lost leases in one round the step itself is suspected of killing its workers."""
+ASK_TIMEOUT = 60.0
+"""Seconds that one look at a job may take."""
 
 
 class Publisher(Protocol):
@@ -193,7 +195,7 @@ class Executor:
         every = watcher.every(self._pipelines.settings)
         over = step.deadline is not None and self._ledger.clock.now() >= step.deadline
         try:
-            finding: Event | None = await watcher.ask(started, self._services)
+            finding = await self._ask(watcher, started)
         except TryAgain as why:
             if not over:
                 return outcome.look_again(every, why)
@@ -208,6 +210,20 @@ class Executor:
         if finding.failure is not None:
             return outcome.job_failed(step, stage, self._pipelines.retry(stage), finding.failure)
         return outcome.found(step, finding, stage, job_id)
+
+    async def _ask(self, watcher: Watch, started: Event) -> Event | None:
+        """What the watcher finds; its own trouble is one more reason to ask again, never one to start the job again."""
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                finding: Event | None = await watcher.ask(started, self._services)
+                return finding
+        except (TryAgain, GiveUp, LeaseLost):
+            raise
+        except TimeoutError:
+            raise TryAgain(f"asking after the job of {started.tenant_id} took more than {ASK_TIMEOUT} s", code="watch_timeout") from None
+        except Exception as error:
+            log.exception("watcher crashed", run=str(started.run_id), tenant=started.tenant_id)
+            raise TryAgain(f"asking after the job crashed: {type(error).__name__}; see the worker's log", code="watch_crashed") from error
 
     async def _ask_to_cancel(self, stage: Stage, started: Event) -> None:
         """Tell the engine that nobody waits any more; that it cannot be told changes nothing for the run."""

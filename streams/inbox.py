@@ -20,8 +20,9 @@ from schemas.event import Event
 from streams import metrics, names
 from streams.executor import Executor
 from streams.faultpoints import point
+from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import ItemRefused
-from streams.ledger.ledger import Answer, Ledger
+from streams.ledger.ledger import Answer, Ledger, merge_offsets
 from streams.names import OURS
 from streams.outbox import Outbox, header_facts
 from streams.pipelines import Pipelines
@@ -33,6 +34,7 @@ Item = dict[str, Any]
 _WORK_MADE = frozenset({"run", "next", "finished"})
 KEPT_BYTES = 1 << 20
 """Of a dead letter's value; the rest is cut, its size and sha256 are kept."""
+MOST_STRANGERS = 5000
 ECHO_FLUSH = 0.5
 """Seconds between two flushes of the echoes' watermark."""
 
@@ -56,9 +58,9 @@ class Inbox:
         self._pipelines, self._ledger, self._outbox, self._executor = pipelines, ledger, outbox, executor
         self._cluster, self._worker = cluster, worker
         self._settings = pipelines.settings.runtime
-        self._echoes: dict[tuple[str, int], tuple[int, int]] = {}
-        self._spans: list[tuple[tuple[str, int], tuple[int, int]]] = []
+        self._echoes: list[Item] = []
         self._strangers: dict[UUID, tuple[Arrived, Received]] = {}
+        self._settled = asyncio.Event()
 
     async def take(self, record: Arrived) -> None:
         """Record it durably; returning is the acknowledgement."""
@@ -153,8 +155,9 @@ class Inbox:
             self._cover(record)
         else:  # another worker's, or from before a restart: looked up in bulk, off the acknowledgement's way
             self._strangers[received.meta.id] = (record, received)
-            if len(self._strangers) > 1000:
-                await self.settle_strangers()
+            if len(self._strangers) > MOST_STRANGERS:  # an outage of the ledger: bounded memory, and Kafka waits
+                self._settled.clear()
+                await self._settled.wait()
         if not self._settings.eager:
             await self._start_fed(received)
 
@@ -164,47 +167,51 @@ class Inbox:
             return
         for stage in self._pipelines.feeds.get(received.meta.type, []):
             limited = self._pipelines.limit_of(stage) is not None or stage.cpu or self._executor.room <= 0
-            for row in await self._ledger.claim_echo(self._worker, run_id, stage.name, received.meta.id, limited=limited):
+            try:
+                rows = await self._ledger.claim_echo(self._worker, run_id, stage.name, received.meta.id, limited=limited)
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("an echo could not start its step; it starts by itself in a moment")
+                return
+            for row in rows:
                 self._executor.take(row)
             if limited:
                 self._executor.room_made.set()
 
     def _cover(self, record: Arrived) -> None:
-        key, past = (record.topic, record.partition), record.offset + 1
-        first, covered = self._echoes.get(key, (record.offset, record.offset))
-        if covered == record.offset:
-            self._echoes[key] = (first, past)
-        elif past > covered:  # foreign events lie between: their own transactions cover them
-            self._spans.append((key, (first, covered)))
-            self._echoes[key] = (record.offset, past)
+        self._echoes.append(covers(record))
 
     async def run_flush(self) -> None:
-        """Bring the echoes' watermark into the ledger each half second."""
+        """Bring the echoes' watermark into the ledger each half second; an outage is waited out."""
         while True:
             await asyncio.sleep(ECHO_FLUSH)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("echoes could not be settled; trying again")
 
     async def flush(self) -> None:
         """Settle echoes and move the watermark over them."""
         await self.settle_strangers()
-        spans = [*self._spans, *self._echoes.items()]
-        self._spans.clear()
-        self._echoes.clear()
-        await asyncio.gather(
-            *(self._ledger.receive({"kind": "offsets", "covers": {"topic": t, "partition": p, "first": a, "next": b}}) for (t, p), (a, b) in spans)
-        )
+        echoes, self._echoes = self._echoes, []
+        spans = merge_offsets([{"covers": cover} for cover in echoes])
+        await asyncio.gather(*(self._ledger.receive({"kind": "offsets", "covers": span}) for span in spans))
 
     async def settle_strangers(self) -> None:
         """Look up who said the events that claim to be ours; the ones that nobody here said are dead letters (`not_ours`)."""
-        strangers, self._strangers = self._strangers, {}
+        strangers = dict(self._strangers)
         if not strangers:
             return
         known = await self._ledger.known(list(strangers))
         for event_id, (record, received) in strangers.items():
+            if self._strangers.pop(event_id, None) is None:
+                continue
             if event_id in known:
                 self._cover(record)
             else:
                 await self.bury(record, not_ours(record, received.event.tenant_id))
+        self._settled.set()
 
     async def bury(self, record: Arrived, refusal: Refused) -> None:
         """Keep a record that cannot be used, whole and with the reason; the partition flows on."""

@@ -47,8 +47,9 @@ class Producer(Protocol):
 class Outbox:
     """Publishes outbox rows and removes them once Kafka has them."""
 
-    def __init__(self, producer: Producer, connection: Connection, *, most: int = 500, in_memory: int = 20_000) -> None:
-        self._producer, self._connection, self._most, self._in_memory = producer, connection, most, in_memory
+    def __init__(self, producer: Producer, connection: Connection, sweeping: Connection, *, most: int = 500, in_memory: int = 20_000) -> None:
+        self._producer, self._connection, self._sweeping = producer, connection, sweeping
+        self._most, self._in_memory = most, in_memory
         self._rows: deque[Row] = deque()
         self._published: list[int] = []
         self._in_hand: set[int] = set()
@@ -68,7 +69,7 @@ class Outbox:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish from memory until stopped."""
+        """Publish from memory until stopped; what goes wrong here is left to the sweep."""
         while True:
             if not self._rows:
                 if self._stopping:
@@ -77,11 +78,14 @@ class Outbox:
                 await self._wake.wait()
                 continue
             batch = [self._rows.popleft() for _ in range(min(self._most, len(self._rows)))]
-            sent = await self._send(batch)
-            self._in_hand.difference_update(row["id"] for row in batch)
-            point("outbox.published")
-            self._published += sent
-            self._done.set()
+            try:
+                self._published += await self._send(batch)
+                point("outbox.published")
+                self._done.set()
+            except Exception as error:
+                log.warning("rows are left to the outbox's sweep", rows=len(batch), error=repr(error))
+            finally:
+                self._in_hand.difference_update(row["id"] for row in batch)
 
     async def run_removal(self) -> None:
         """Take published rows away, many at a time; a row that stays after a crash is published again, which is harmless."""
@@ -94,7 +98,7 @@ class Outbox:
                     await self._connection.fetch("delete from outbox where id = any($1)", ids)
             except Exception as error:
                 if not is_outage(error):
-                    raise
+                    log.exception("published rows could not be taken away; trying again")
                 await self._connection.drop()
                 self._published += ids
                 await asyncio.sleep(0.5)
@@ -111,8 +115,7 @@ class Outbox:
 
     async def sweep(self) -> int:
         """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over."""
-        raw = await self._connection.raw()
-        async with self._connection._lock, raw.transaction():
+        async with self._sweeping.transaction() as raw:
             found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]
             sent = await self._send(rows)
@@ -164,15 +167,13 @@ class Outbox:
             error=repr(error),
         )
         sql = "with gone as (delete from outbox where id = $1 returning *) insert into unpublishable select gone.*, clock_timestamp(), $2 from gone"
-        raw = await self._connection.raw()
-        await raw.execute(sql, row["id"], repr(error)[:500])
+        await self._connection.fetch(sql, row["id"], repr(error)[:500])
 
     async def _dead_letters(self, rows: Sequence[Row]) -> dict[str, Row]:
         ids = [UUID(row["event_id"]) for row in rows if row["topic"] == DEAD_TOPIC]
         if not ids:
             return {}
-        raw = await self._connection.raw()
-        found = await raw.fetch("select * from dead_letters where id = any($1)", ids)
+        found = await self._connection.fetch("select * from dead_letters where id = any($1)", ids)
         return {str(row["id"]): dict(row) for row in found}
 
 

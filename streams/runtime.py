@@ -29,8 +29,9 @@ class Runtime:
     def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, producer: Producer, *, lease: Lease, cpu: Room, cluster: str) -> None:
         settings = pipelines.settings
         self.pipelines, self.ledger, self.lease = pipelines, ledger, lease
-        self._outbox_connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-outbox")
-        self.outbox = Outbox(producer, self._outbox_connection)
+        dsn = settings.ledger.dsn.get_secret_value()
+        self._connections = [Connection(dsn, name="tidemill-outbox"), Connection(dsn, name="tidemill-sweep")]
+        self.outbox = Outbox(producer, *self._connections)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
@@ -58,7 +59,8 @@ class Runtime:
         for task in self._publishing:
             task.cancel()
         await asyncio.gather(*self._publishing, return_exceptions=True)
-        await self._outbox_connection.close()
+        for connection in self._connections:
+            await connection.close()
 
     async def _sweep(self) -> None:
         while True:
@@ -69,7 +71,7 @@ class Runtime:
             except Exception as error:
                 if not is_outage(error):
                     log.exception("outbox sweep failed; trying again")
-                await self._outbox_connection.drop()
+                await self._connections[1].drop()
 
 
 @asynccontextmanager

@@ -1,6 +1,8 @@
 """One pinned connection to the ledger: opened when first needed, opened again after an outage, never reset between calls."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -54,6 +56,14 @@ class Connection:
         """First column of the first row, or None."""
         rows = await self.fetch(sql, *args)
         return rows[0][0] if rows else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """The connection, nobody else's until the end of the block; an exception undoes everything."""
+        async with self._lock:
+            raw = await self.raw()
+            async with raw.transaction():
+                yield raw
 
     async def drop(self) -> None:
         """Give up the connection; the next call opens another."""

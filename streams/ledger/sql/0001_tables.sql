@@ -34,7 +34,7 @@ create table journal (
     seq         bigint not null,
     at          timestamptz not null,
     run_id      uuid,
-    kind        text not null,          -- accepted merged started step finished cancel reopened set_aside
+    kind        text not null,          -- requested accepted merged started step finished cancel reopened; without a run: about the tenant
     event_id    uuid,                   -- the event this entry put on Kafka, or took from it
     topic       text,
     causation   uuid,

@@ -21,6 +21,11 @@ begin
     return v_seq;
 end $$;
 
+-- given(name, value): {name: value}, or nothing when there is none. Unlike jsonb_strip_nulls it leaves the value itself as it is.
+create function given(p_name text, p_value jsonb) returns jsonb language sql immutable as $$
+    select case when p_value is null then '{}' else jsonb_build_object(p_name, p_value) end
+$$;
+
 -- run_state(run): the run as the topic run.state shows it.
 create function run_state(p_run runs) returns jsonb language sql stable as $$
     select jsonb_build_object('tenant_id', p_run.tenant_id, 'run_id', p_run.run_id, 'pipeline', p_run.pipeline,
@@ -123,8 +128,8 @@ begin
     delete from limit_slots where run_id = p_run.run_id and stage = p_stage;
     v_cause := v_step.input_id;
     v_data := jsonb_strip_nulls(jsonb_build_object('stage', p_stage, 'state', v_step.state, 'round', p_round, 'attempt', v_step.attempt,
-        'started_at', v_step.started_at, 'output', p_output, 'output_type', p_type, 'code', v_step.code, 'error', v_step.error,
-        'next', case when p_run.state = 'running' then p_next - 'hold' end));
+        'started_at', v_step.started_at, 'output_type', p_type, 'code', v_step.code, 'error', v_step.error,
+        'next', case when p_run.state = 'running' then p_next - 'hold' end, 'event', p_event)) || given('output', p_output);
     v_seq := note(p_run.tenant_id, p_run.run_id, 'step', v_data, p_now, case when p_publish then p_event end, case when p_publish then p_type end, v_cause);
     update runs set version = v_seq, stage = case when p_next is not null and state = 'running' then p_next ->> 'stage' else stage end,
         warnings = warnings + (p_skipped is not null)::int

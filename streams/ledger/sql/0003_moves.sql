@@ -45,7 +45,7 @@ begin
     v_value := jsonb_build_object('tenant_id', v_tenant, 'run_id', v_run_id, 'pipeline', i ->> 'pipeline', 'pipeline_version', i ->> 'version',
                                   'causes', jsonb_build_array(v_event), 'round', 1);
     v_seq := note(v_tenant, v_run_id, 'accepted', v_value || jsonb_build_object('request', v_data, 'cause', v_event, 'first', (i -> 'first') - 'hold',
-                  'pending', v_head.active_run is not null), p_now, (i ->> 'accepted_id')::uuid, 'run.accepted', v_event);
+                  'pending', v_head.active_run is not null, 'traceparent', i ->> 'traceparent'), p_now, (i ->> 'accepted_id')::uuid, 'run.accepted', v_event);
     insert into runs (run_id, tenant_id, pipeline, pipeline_version, state, stage, request, request_id, causes, version, requested_at, started_at, traceparent)
     values (v_run_id, v_tenant, i ->> 'pipeline', i ->> 'version', case when v_head.active_run is null then 'running' else 'pending' end,
             case when v_head.active_run is null then i -> 'first' ->> 'stage' end, v_data, v_event, 1, v_seq, p_now,
@@ -83,7 +83,7 @@ begin
             v_fate := 'early';
         else
             select * into v_run from runs where run_id = v_job.run_id;
-            select * into v_step from steps where run_id = v_job.run_id and stage = v_job.stage;
+            select * into v_step from steps where run_id = v_job.run_id and stage = v_job.stage for update;
             if v_run.state not in ('running', 'cancelling') then v_fate := 'set_aside'; v_code := 'run_ended';
             elsif v_step.round <> v_job.round then v_fate := 'set_aside'; v_code := 'stale_round';
             elsif v_step.state <> 'waiting' then v_fate := 'set_aside'; v_code := 'not_waiting';
@@ -102,15 +102,21 @@ end $$;
 -- end_wait(...): the job of a waiting step ended. A success is passed on; a failure goes to the executor, whose policy decides on the next round.
 create function end_wait(p_run runs, p_step steps, p_data jsonb, p_type text, p_event uuid, p_failed boolean, p_next jsonb, p_finish uuid,
                          p_first jsonb, p_now timestamptz, p_worker uuid) returns jsonb language plpgsql as $$
+declare v_seq bigint; v_out jsonb;
 begin
     if p_failed then
         update steps set state = 'running', output = p_data, output_type = p_type, worker = p_worker, fence = fence + 1, due_at = p_now, waiting_for = null
         where run_id = p_step.run_id and stage = p_step.stage returning * into p_step;
+        v_seq := note(p_run.tenant_id, p_run.run_id, 'step', jsonb_strip_nulls(jsonb_build_object('stage', p_step.stage, 'state', 'ready',
+            'round', p_step.round, 'attempt', p_step.attempt, 'started_at', p_step.started_at, 'output_type', p_type)) || given('output', p_data),
+            p_now, null, null, p_event);
+        update runs set version = v_seq where run_id = p_run.run_id returning * into p_run;
+        v_out := jsonb_build_array(emit(gen_random_uuid(), null, p_run.tenant_id, p_run.run_id, p_event, v_seq, p_now, p_run.traceparent, null, run_state(p_run)));
         if p_worker is null then
             update steps set state = 'ready' where run_id = p_step.run_id and stage = p_step.stage;
-            return jsonb_build_object('result', 'next');
+            return jsonb_build_object('result', 'next', 'outbox', v_out);
         end if;
-        return jsonb_build_object('result', 'next', 'step', leased(p_step, p_run));
+        return jsonb_build_object('result', 'next', 'outbox', v_out, 'step', leased(p_step, p_run));
     end if;
     update steps set fence = fence + 1 where run_id = p_step.run_id and stage = p_step.stage;
     return pass_on(p_run, p_step.stage, p_step.round, p_data || jsonb_build_object('run_id', p_run.run_id), p_type, p_event, false, null,
@@ -131,7 +137,7 @@ begin
            decode(e ->> 'request_sha256', 'hex'), decode(e ->> 'reply_sha256', 'hex'), e -> 'reply', v_worker, (e ->> 'sent_at')::timestamptz
     from jsonb_array_elements(i -> 'effects') e;
     perform lock_tenant(i ->> 'tenant');
-    select * into v_step from steps where run_id = v_run_id and stage = v_stage;
+    select * into v_step from steps where run_id = v_run_id and stage = v_stage for update;
     select * into v_run from runs where run_id = v_run_id;
     if v_step.worker is distinct from v_worker or v_step.fence <> (i ->> 'fence')::bigint or v_step.state not in ('running', 'waiting') then
         return jsonb_build_object('result', 'lost', 'run_state', v_run.state);
@@ -156,6 +162,11 @@ begin
     if v_outcome = 'waiting' and i ->> 'job_id' is not null and v_step.state = 'running' then   -- a job was started: meet its completion
         insert into jobs (engine, job_id, tenant_id) values (i ->> 'engine', i ->> 'job_id', v_run.tenant_id) on conflict do nothing;
         select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' for update;
+        if v_job.tenant_id <> v_run.tenant_id then   -- somebody else claimed to know how this job ended: it is not theirs
+            update inbox set fate = 'set_aside', code = 'foreign_tenant' where event_id = v_job.completion_id and tenant_id = v_job.tenant_id;
+            update jobs set completion = null, completion_id = null, completed_at = null, failed = null where engine = v_job.engine and job_id = v_job.job_id
+            returning * into v_job;
+        end if;
         update jobs set run_id = v_run_id, stage = v_stage, round = v_step.round, tenant_id = v_run.tenant_id
         where engine = v_job.engine and job_id = v_job.job_id;
     end if;
@@ -181,7 +192,7 @@ begin
     end if;
     v_seq := note(v_run.tenant_id, v_run_id, 'step', jsonb_strip_nulls(jsonb_build_object('stage', v_stage, 'state', v_step.state, 'round', v_step.round,
         'attempt', v_step.attempt, 'started_at', v_step.started_at, 'due_at', case when v_step.state = 'ready' then v_step.due_at end, 'deadline', v_step.deadline,
-        'job', v_step.job, 'code', v_step.code, 'error', v_step.error)), p_now, case when v_outcome = 'waiting' then (i ->> 'event_id')::uuid end,
+        'code', v_step.code, 'error', v_step.error)) || given('job', v_step.job), p_now, case when v_outcome = 'waiting' then (i ->> 'event_id')::uuid end,
         case when v_outcome = 'waiting' then i ->> 'output_type' end, v_step.input_id);
     update runs set version = v_seq where run_id = v_run_id returning * into v_run;
     v_out := v_out || emit(coalesce((i ->> 'event_id')::uuid, gen_random_uuid()), case when v_outcome = 'waiting' then i ->> 'output_type' end, v_run.tenant_id,

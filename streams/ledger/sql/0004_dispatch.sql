@@ -9,7 +9,8 @@ begin
     with due as (
         select s.run_id, s.stage from steps s
         where s.worker is null and s.state in ('ready', 'waiting') and s.due_at <= p_now and s.stage <> all (p_without)
-          and (s.limit_name is null or s.state = 'waiting' or not p_limits ? s.limit_name)
+          and (s.limit_name is null or s.state = 'waiting' or not p_limits ? s.limit_name
+               or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
           and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
         order by s.due_at limit p_room for update of s skip locked
     ), taken as (
@@ -93,8 +94,8 @@ begin
     select * into v_step from steps where run_id = p_run and stage = v_run.stage for update;
     if v_step.state = 'ready' and v_step.worker is null then
         update steps set state = 'cancelled', code = 'cancelled', finished_at = p_now where run_id = p_run and stage = v_run.stage;
-        perform note(v_run.tenant_id, p_run, 'step', jsonb_build_object('stage', v_run.stage, 'state', 'cancelled', 'round', v_step.round,
-                     'attempt', v_step.attempt, 'code', 'cancelled'), p_now);
+        perform note(v_run.tenant_id, p_run, 'step', jsonb_strip_nulls(jsonb_build_object('stage', v_run.stage, 'state', 'cancelled', 'round', v_step.round,
+                     'attempt', v_step.attempt, 'started_at', v_step.started_at, 'code', 'cancelled', 'error', v_step.error)), p_now);
         return jsonb_build_object('result', 'cancelled', 'outbox', finish_run(p_run, 'cancelled', 'cancelled', 'cancelled by ' || p_by, p_finish, p_first, p_now));
     end if;
     v_seq := note(v_run.tenant_id, p_run, 'cancel', jsonb_build_object('by', p_by), p_now);
@@ -121,7 +122,9 @@ begin
     select * into v_step from steps where run_id = p_run and stage = v_stage;
     if not found then return jsonb_build_object('result', 'refused', 'code', 'stage_not_reached', 'stage', v_stage); end if;
     update pipeline_heads set active_run = p_run where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline;
-    v_seq := note(v_run.tenant_id, p_run, 'reopened', jsonb_build_object('stage', v_stage, 'round', v_step.round + 1, 'by', p_by), p_now);
+    v_seq := note(v_run.tenant_id, p_run, 'reopened', jsonb_build_object('stage', v_stage, 'round', v_step.round + 1, 'by', p_by, 'limit', p_limit,
+        'void', coalesce((select jsonb_agg(stage order by stage) from steps
+                          where run_id = p_run and array_position(p_stages, stage) > array_position(p_stages, v_stage)), '[]')), p_now);
     update runs set state = 'running', stage = v_stage, code = null, reason = null, finished_at = null, warnings = 0, version = v_seq where run_id = p_run returning * into v_run;
     update steps set state = 'cancelled', code = 'reopened' where run_id = p_run and array_position(p_stages, stage) > array_position(p_stages, v_stage);
     perform set_step_ready(v_run, jsonb_build_object('stage', v_stage, 'limit', p_limit), v_step.input, v_step.input_type, v_step.input_id, p_now, null);
@@ -135,7 +138,10 @@ declare v_next bigint;
 begin
     insert into offsets (topic, partition, next) values (p_topic, p_partition, 0) on conflict do nothing;
     select next into v_next from offsets where topic = p_topic and partition = p_partition for update;
-    if p_first > v_next then
+    if p_next <= v_next then   -- late, not lost: what was noted meanwhile is no gap (any more)
+        delete from gaps where topic = p_topic and partition = p_partition and state = 'open' and first >= p_first and past <= p_next;
+        update gaps set first = p_next where topic = p_topic and partition = p_partition and state = 'open' and first >= p_first and first < p_next;
+    elsif p_first > v_next then
         insert into gaps (topic, partition, first, past) values (p_topic, p_partition, v_next, p_first) on conflict do nothing;
     end if;
     update offsets set next = greatest(next, p_next) where topic = p_topic and partition = p_partition and next < p_next;
