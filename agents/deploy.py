@@ -10,6 +10,7 @@ from schemas.training import IndexBuilt, ModelDeployed
 from streams.clients.inference import Conflict, Health
 from streams.clients.paths import own_path
 from streams.clients.versions import Version
+from streams.faultpoints import point
 from streams.services import Services
 from streams.stage import GiveUp, TryAgain, stage
 from streams.step import Step, current
@@ -31,6 +32,7 @@ async def deploy(event: IndexBuilt, use: Services) -> ModelDeployed:
     if mine.state == "rejected":
         raise await _put_back(mine, use, "it was found unhealthy before this worker took over")
     await _go_live(mine, step, event, use)
+    point("deploy.accepted")
     if trouble := await _unhealthy(mine, use):
         await use.versions.reject(mine.tenant_id, mine.number, trouble)
         raise await _put_back(mine, use, trouble)
@@ -118,6 +120,7 @@ async def _put_back(bad: Version, use: Services, trouble: str) -> GiveUp:
     good = await use.versions.restore(bad.tenant_id, instead_of=bad.number)
     if good is None:
         return GiveUp(f"{what}, and the tenant has no earlier one, so nothing is served; look at the inference service's log", code="unhealthy")
+    point("deploy.restoring")
     conflict = await use.inference.deploy(
         tenant_id=good.tenant_id,
         version=good.number,

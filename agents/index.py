@@ -14,6 +14,7 @@ from agents.train import FINISHED, UNFINISHED, job_of
 from schemas.training import IndexBuilt, IndexStarted, TrainingCompleted
 from streams.clients.paths import own_path
 from streams.cpu import ChildDied, ChildFailed
+from streams.faultpoints import point
 from streams.services import Services
 from streams.stage import GiveUp, TryAgain, stage
 from streams.step import Step, current
@@ -71,8 +72,9 @@ async def _in_child(use: Services, *args: Any) -> dict[str, Any]:
 
 async def _upload(folder: Path, target: str, use: Services) -> None:
     """The manifest goes last: who sees it sees a whole index."""
-    for name in ("index.faiss", "items.ids", MANIFEST):
+    for name, after in (("index.faiss", "index.uploading"), ("items.ids", "index.uploaded"), (MANIFEST, "index.manifest")):
         await use.objects.upload(use.settings.s3.indices_bucket, f"{target}/{name}", folder / name)
+        point(after)
 
 
 async def cancel_build(started: IndexStarted, use: Services) -> None:

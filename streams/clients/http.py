@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from streams.clients.answers import Problem, Reply, Unanswered, asked_to_wait, in_progress, no_answer, refusal, says_later, says_lies
 from streams.clients.breaker import Breaker, Failed
+from streams.faultpoints import point
 from streams.settings import NeighbourSettings
 from streams.stage import GiveUp
 from streams.step import Effect, Step, current
@@ -43,6 +44,11 @@ class _Call:
     @property
     def command(self) -> str:
         return f"{self.method} {self.path}"
+
+    def pass_point(self, name: str) -> None:
+        """A fault point of commands; questions change nothing, so dying around them shows nothing."""
+        if self.key is not None:
+            point(name)
 
 
 class Neighbour:
@@ -113,13 +119,16 @@ class Neighbour:
 
     async def _exchange(self, call: _Call) -> Reply:
         sent_at = datetime.now(UTC)
+        call.pass_point("command.sending")
         try:
             async with self._http.stream(call.method, call.path, content=call.content, headers=call.headers) as response:
+                call.pass_point("command.sent")
                 body = await self._body(response)
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise Unanswered.by(error) from error
         reply = Reply(response.status_code, response.headers, body)
         self._note(call, reply, sent_at)
+        call.pass_point("command.answered")
         return reply
 
     async def _body(self, response: httpx.Response) -> bytes:
