@@ -28,12 +28,24 @@ insert into gaps (topic, partition, first, past) values ($1, $2, $3, $4)
 on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null
 """
 
+LEASE = 120.0
+"""Seconds for which a gap is one worker's to close."""
+_LEASE = """
+update gaps set lease_until = clock_timestamp() + make_interval(secs => $2) where (topic, partition, first) = (
+    select topic, partition, first from gaps where state = 'open' and topic = any($1) and coalesce(lease_until, '-infinity') < clock_timestamp()
+    order by array_position($1, topic), seen_at limit 1 for update skip locked) returning *
+"""
+_CLOSE = """
+with closed as (update gaps set state = $5, closed_at = clock_timestamp() where topic = $1 and partition = $2 and first = $3)
+select advance($1, $2, $3, $4)
+"""
+
 
 class Gaps:
     """Finds and closes gaps on the topics that the agents read."""
 
     def __init__(self, settings: Settings, topics: list[str], take: Take) -> None:
-        self._settings, self._take = settings, take
+        self._settings, self._topics, self._take = settings, topics, take
         self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
         self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
         self._before: dict[tuple[str, int], int] = {}
@@ -85,27 +97,16 @@ class Gaps:
 
     async def _close_one(self, consumer: Any) -> bool:
         """Close one open gap that no other worker has in hand; False when there is none."""
-        raw = await self._connection.raw()
-        async with raw.transaction():
-            row = await raw.fetchrow(
-                "select * from gaps where state = 'open' and topic = any($1) order by seen_at limit 1 for update skip locked", self._topics
-            )
-            if row is None:
-                return False
-            how = await self._read_again(consumer, TopicPartition(row["topic"], row["partition"]), row["first"], row["past"])
-            await raw.execute(
-                "update gaps set state = $4, closed_at = clock_timestamp() where topic = $1 and partition = $2 and first = $3",
-                row["topic"], row["partition"], row["first"], how,
-            )  # fmt: skip
-            await raw.execute("select advance($1, $2, $3, $4)", row["topic"], row["partition"], row["first"], row["past"])
+        rows = await self._connection.fetch(_LEASE, self._topics, LEASE)
+        if not rows:
+            return False
+        [row] = rows
+        how = await self._read_again(consumer, TopicPartition(row["topic"], row["partition"]), row["first"], row["past"])
+        await self._connection.fetch(_CLOSE, row["topic"], row["partition"], row["first"], row["past"], how)
         metrics.gaps.labels(row["topic"], how).inc()
         say = log.error if how == "expired" else log.info
         say("gap closed", code="offset_gap", how=how, topic=row["topic"], partition=row["partition"], first=row["first"], past=row["past"])
         return True
-
-    @property
-    def _topics(self) -> list[str]:
-        return list({partition.topic for partition in self._partitions})
 
     async def _read_again(self, consumer: Any, partition: TopicPartition, first: int, past: int) -> str:
         start = (await consumer.beginning_offsets([partition]))[partition]

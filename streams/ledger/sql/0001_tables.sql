@@ -173,6 +173,7 @@ create table gaps (
     past        bigint not null,
     state       text not null default 'open' check (state in ('open', 'reread', 'no_record', 'expired')),
     seen_at     timestamptz not null default clock_timestamp(),
+    lease_until timestamptz,             -- a worker reads it again until then
     closed_at   timestamptz,
     primary key (topic, partition, first)
 );

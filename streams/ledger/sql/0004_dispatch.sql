@@ -139,8 +139,8 @@ begin
     insert into offsets (topic, partition, next) values (p_topic, p_partition, 0) on conflict do nothing;
     select next into v_next from offsets where topic = p_topic and partition = p_partition for update;
     if p_next <= v_next then   -- late, not lost: what was noted meanwhile is no gap (any more)
-        delete from gaps where topic = p_topic and partition = p_partition and state = 'open' and first >= p_first and past <= p_next;
-        update gaps set first = p_next where topic = p_topic and partition = p_partition and state = 'open' and first >= p_first and first < p_next;
+        delete from gaps where topic = p_topic and partition = p_partition and state = 'open' and lease_until is null and first >= p_first and past <= p_next;
+        update gaps set first = p_next where topic = p_topic and partition = p_partition and state = 'open' and lease_until is null and first >= p_first and first < p_next;
     elsif p_first > v_next then
         insert into gaps (topic, partition, first, past) values (p_topic, p_partition, v_next, p_first) on conflict do nothing;
     end if;
