@@ -100,4 +100,4 @@ async def _in_time(asked: Awaitable[Answer]) -> Answer:
         async with asyncio.timeout(PATIENCE):
             return await asked
     except (TimeoutError, Stopped):
-        raise Problem(503, "unsure", "the ledger did not answer in time: this may have been done or not; look, or ask again under the same key") from None
+        raise Problem(503, "unsure", "the ledger did not answer in time: it may have been done; look, or ask again under the same key") from None

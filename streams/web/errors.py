@@ -1,14 +1,17 @@
 """Every error leaves as {code, message}: what the caller did wrong, or what is away; never a traceback."""
 
+from typing import Any
+
 import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from streams.ledger.connection import is_outage
 from streams.ledger.reader import NotFound
 from streams.web.guard import problem
+from streams.web.templating import page
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
@@ -24,23 +27,23 @@ class Problem(Exception):
 def speak_json(app: FastAPI) -> None:
     """Give the application its error answers."""
 
-    async def told(_: Request, error: Exception) -> JSONResponse:
+    async def told(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        return problem(error.status, error.code, error.message)
+        return refuse(request, error.status, error.code, error.message)
 
-    async def unknown(_: Request, error: Exception) -> JSONResponse:
+    async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, NotFound)
-        return problem(404, error.code, error.sentence)
+        return refuse(request, 404, error.code, error.sentence)
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         fields = [{"field": ".".join(str(part) for part in each["loc"]), "message": each["msg"]} for each in error.errors()]
         first = fields[0] if fields else {"field": "body", "message": "cannot be read"}
-        return problem(422, "invalid", f"{first['field']}: {first['message']}", fields=fields)
+        return refuse(request, 422, "invalid", f"{first['field']}: {first['message']}", fields=fields)
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, _CODES.get(error.status_code, "http_error"), str(error.detail))
+        return refuse(request, error.status_code, _CODES.get(error.status_code, "http_error"), str(error.detail))
 
     app.add_exception_handler(Problem, told)
     app.add_exception_handler(NotFound, unknown)
@@ -51,13 +54,20 @@ def speak_json(app: FastAPI) -> None:
     app.add_exception_handler(Exception, crashed)
 
 
-async def outage(request: Request, error: Exception) -> JSONResponse:
+def refuse(request: Request, status: int, code: str, message: str, **more: Any) -> Response:
+    """An error as JSON, or as a page for somebody who looks at pages."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        return page("error.html", status=status, code=code, message=message)
+    return problem(status, code, message, **more)
+
+
+async def outage(request: Request, error: Exception) -> Response:
     """The ledger is away, or refuses the statement."""
     if is_outage(error):
-        return problem(503, "ledger_away", "the ledger (PostgreSQL) cannot be reached; nothing was changed, try again when /readyz is green")
-    return await crashed(request, error)
+        return refuse(request, 503, "ledger_away", "the ledger (PostgreSQL) cannot be reached; nothing was changed, try again when /readyz is green")
+    raise error
 
 
-async def crashed(_: Request, error: Exception) -> JSONResponse:
+async def crashed(request: Request, error: Exception) -> Response:
     """A defect of ours; Starlette raises it on, so that the server logs it with its traceback."""
-    return problem(500, "internal", "this request met a defect; its details are in the log of the view process")
+    return refuse(request, 500, "internal", "this request met a defect; its details are in the log of the view process")
