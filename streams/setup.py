@@ -43,17 +43,19 @@ async def _buckets(settings: S3Settings) -> None:
 
 async def _seed_offsets(settings: Settings) -> None:
     """Each partition's watermark begins at the log's start, once: from there on no offset goes unaccounted for."""
-    names = [topic.name for topic in declared(settings.kafka)]
+    partitions = [TopicPartition(topic.name, number) for topic in declared(settings.kafka) for number in range(topic.partitions)]
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap)
+    consumer.assign(partitions)  # else it learns of one topic at a time, a tenth of a second each
     await consumer.start()
     try:
-        starts = await consumer.beginning_offsets([TopicPartition(name, n) for name in names for n in range(settings.kafka.partitions)])
+        starts = await consumer.beginning_offsets(partitions)
     finally:
         await consumer.stop()
     connection = await asyncpg.connect(settings.ledger.dsn.get_secret_value())
     try:
         await connection.executemany(
-            "insert into offsets (topic, partition, next) values ($1, $2, $3) on conflict do nothing", [(tp.topic, tp.partition, start) for tp, start in starts.items()]
+            "insert into offsets (topic, partition, next) values ($1, $2, $3) on conflict do nothing",
+            [(tp.topic, tp.partition, start) for tp, start in starts.items()],
         )
     finally:
         await connection.close()
