@@ -112,24 +112,24 @@ def test_a_repeated_or_stale_entry_is_refused_as_out_of_order(picks: list[int], 
 
 @CASES
 @given(choices, st.integers(0, 200))
-def test_an_entry_made_harmless_in_its_place_never_gives_the_same_state(picks: list[int], which: int) -> None:
+def test_an_entry_made_harmless_in_its_place_shows_at_once(picks: list[int], which: int) -> None:
     entries = journal_of(picks).entries
     which %= len(entries)
     assume(entries[which].run_id is not None)
     assume(entries[which].kind != "requested")  # says only that Kafka was told; `tidemill prove` holds it against the topic
     harmless = replace(entries[which], run_id=None, kind="tenant_suspended", data={})
     with suppress(FoldError):
-        assert state_hash(fold([*entries[:which], harmless, *entries[which + 1 :]])) != state_hash(fold(entries))
+        assert state_hash(fold([*entries[:which], harmless])) != state_hash(fold(entries[: which + 1]))
 
 
 @CASES
 @given(choices, st.integers(0, 200))
-def test_an_entry_under_another_run_never_gives_the_same_state(picks: list[int], which: int) -> None:
+def test_an_entry_under_another_run_shows_at_once(picks: list[int], which: int) -> None:
     journal = journal_of(picks)
     entries = journal.entries
     which %= len(entries)
     others = [run for run in journal.runs if run != entries[which].run_id]
-    assume(others and entries[which].run_id is not None)
-    forged = [*entries[:which], replace(entries[which], run_id=others[0]), *entries[which + 1 :]]
+    assume(others and entries[which].kind not in ("requested", "tenant_suspended"))  # the entry after that one says whose it is
+    forged = [*entries[:which], replace(entries[which], run_id=others[0])]
     with suppress(FoldError):
-        assert state_hash(fold(forged)) != state_hash(fold(entries))
+        assert state_hash(fold(forged)) != state_hash(fold(entries[: which + 1]))
