@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from reference.synthetic import hit_rate, popularity
 
 K = 10
-USERS = 300
+USERS = 600
 """Users of a tenant that are asked after; the same ones each time."""
 AT_ONCE = 8
 

@@ -115,7 +115,9 @@ async def _runs(platform: DemoPlatform, screen: Screen, began: float) -> list[Wa
         raise LocalError(
             f"demo_too_slow: not all runs ended within {PATIENCE} s; look for errors in {logs}/worker.log and {logs}/ml_engine.log."
         ) from None
-    screen.say(f"all runs are over {time.monotonic() - began:.1f} s after the start; scoring what is served ...")
+    screen.say(f"all runs are over {time.monotonic() - began:.1f} s after the start")
+    if ready := [run.ended for run in runs if run.served and run.ended is not None]:
+        screen.say(f"first recommendations {min(ready) - began:.1f} s after the start; scoring what is served ...")
     scores = await platform.scores([run.tenant for run in runs if run.served])
     screen.results(runs, scores, {tenant.name: f"{tenant.users:,} × {tenant.items:,}" for tenant in TENANTS}, platform.addresses)
     return runs

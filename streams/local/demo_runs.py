@@ -1,6 +1,7 @@
 """The demo's requests as any publisher would send them, and the runs they became, followed in the ledger."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -24,6 +25,8 @@ class Watched:
     offset: int
     run_id: UUID | None = None
     detail: RunDetail | None = None
+    ended: float | None = None
+    """When we saw it over, on the monotonic clock."""
 
     @property
     def over(self) -> bool:
@@ -105,6 +108,8 @@ async def _look(reader: Reader, run: Watched) -> None:
         run.run_id = await _find(reader, run)
     if run.run_id is not None:
         run.detail = await reader.run(run.run_id)
+    if run.over:
+        run.ended = time.monotonic()
 
 
 async def _find(reader: Reader, wanted: Watched) -> UUID | None:

@@ -106,11 +106,7 @@ def _colour(run: Watched) -> str:
 def _times(runs: Sequence[Watched]) -> Table:
     """Where each run's time went."""
     stages = list(dict.fromkeys(step.stage for run in runs for step in (run.detail.steps if run.detail else ())))
-    table = Table(title="seconds by stage", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("tenant", "run", "outcome"):
-        table.add_column(name, overflow="fold")
-    for name in (*stages, "total"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _table("seconds by stage", ("tenant", "run", "outcome"), (*stages, "total"))
     for run in runs:
         took = {step.stage: step.seconds for step in (run.detail.steps if run.detail else ()) if step.seconds is not None}
         spent = [f"{took[stage]:.2f}" if stage in took else "" for stage in stages]
@@ -120,15 +116,21 @@ def _times(runs: Sequence[Watched]) -> Table:
 
 def _quality(runs: Sequence[Watched], scores: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, str]) -> Table:
     """How good the index and the recommendations are."""
-    table = Table(title="quality of what is served", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("tenant", "users × items", "index"):
-        table.add_column(name, no_wrap=True)
-    for name in ("recall@10", "hit-rate@10", "by popularity"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _table("quality of what is served", ("tenant", "users × items", "index"), ("recall@10", "hit-rate@10", "by popularity"))
     for run in runs:
         score, index = scores.get(run.tenant, {}), run.index
         kind = "" if index is None else f"{index.kind} {index.nprobe}/{index.nlist}" if index.nlist else index.kind
         recall = "" if index is None or index.recall is None else f"{index.recall:.3f}"
         rates = [f"{score[name]:.3f}" if score else "" for name in ("hit_rate", "popularity")]
         table.add_row(run.tenant, sizes[run.tenant], kind, recall, *rates)
+    return table
+
+
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """Narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in texts:
+        table.add_column(name, min_width=len(name), no_wrap=name != "outcome")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table

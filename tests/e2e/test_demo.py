@@ -1,0 +1,76 @@
+"""`scripts/demo` as a newcomer runs it: real servers, three tenants, and nothing left behind."""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(180)
+
+ROOT = Path(__file__).parents[2]
+TENANTS = {"acme", "globex", "initech"}
+
+
+async def start(home: Path, *flags: str) -> asyncio.subprocess.Process:
+    """The demo, in a home folder of its own."""
+    return await asyncio.create_subprocess_exec(
+        str(ROOT / "scripts" / "demo"),
+        *flags,
+        env=os.environ | {"TIDEMILL_HOME": str(home)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def end(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    """Exit status and all it said."""
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+def anything_left(home: Path) -> bool:
+    """Every process of a stack holds the lock of its home folder as long as it lives."""
+    with (home / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return (home / "stack.json").exists()
+
+
+async def test_the_demo_brings_three_tenants_to_recommendations_better_than_popularity(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    status, said = await end(await start(home, "--once"))
+    assert status == 0, said
+    succeeded = re.findall(r"^ *(\w+) +[0-9a-f]{8} +succeeded ", said, re.MULTILINE)
+    assert set(succeeded) == TENANTS, said
+    scores = json.loads((home / "demo" / "scores.json").read_text())
+    assert set(scores) == TENANTS
+    assert all(score["hit_rate"] > score["popularity"] for score in scores.values()), scores
+    assert not anything_left(home)
+
+
+async def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    process = await start(home)
+    while not (home / "logs" / "kafka.log").exists():  # noqa: ASYNC110 - it is another process that makes the file
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    status, said = await end(process)
+    assert status == 130, said
+    assert "Traceback" not in said
+    assert not anything_left(home)
+
+
+async def test_a_folder_that_is_no_home_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    status, said = await end(await start(tmp_path, "--once", "--fresh"))
+    assert status == 1
+    assert "is not a home folder of Tidemill" in said
+    assert (tmp_path / "thesis.txt").exists()
