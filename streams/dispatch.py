@@ -10,10 +10,12 @@ from streams.executor import Executor
 from streams.ledger.connection import is_conflict, is_outage
 from streams.ledger.ledger import Ledger
 from streams.pipelines import Pipelines
+from streams.stage import Stage
 
 log = structlog.get_logger(__name__)
 
 REAP_EVERY = 2.0
+BATCHES_AT_ONCE = 2
 FORGOTTEN_EVERY = 3.0
 
 
@@ -49,19 +51,26 @@ class Dispatcher:
         metrics.steps_running.set(self._pipelines.settings.runtime.concurrency - room)
         if room <= 0:
             return 0
-        heavy = self._pipelines.cpu_stages
-        rows = await self._ledger.claim(self._worker, room, heavy, self._pipelines.limits)
+        heavy, batches, limits = self._pipelines.cpu_stages, self._pipelines.batch_stages, self._pipelines.limits
+        rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches])
         if heavy and self._executor.cpu_room > 0:
-            light = [stage.name for pipeline in self._pipelines.all for stage in pipeline.stages if not stage.cpu]
-            rows += await self._ledger.claim(self._worker, self._executor.cpu_room, light, self._pipelines.limits)
+            rows += await self._ledger.claim(self._worker, self._executor.cpu_room, limits, only=heavy)
         for row in rows:
             self._executor.take(row)
+        return len(rows) + sum([await self._claim_batch(stage) for stage in batches.values()])
+
+    async def _claim_batch(self, stage: Stage) -> int:
+        """One call's worth of a batch stage, if not enough calls of it are under way."""
+        assert stage.batch is not None
+        if self._executor.batches(stage) >= BATCHES_AT_ONCE:
+            return 0
+        rows = await self._ledger.claim(self._worker, stage.batch, self._pipelines.limits, only=[stage.name])
+        self._executor.take_batch(rows, stage)
         return len(rows)
 
     async def run_reaper(self) -> None:
         """Give back the steps of workers whose lease ran out, and pick up those this worker holds without knowing."""
         while True:
-            await asyncio.sleep(REAP_EVERY)
             try:
                 if reaped := await self._ledger.reap():
                     metrics.steps_reaped.inc(reaped)
@@ -71,6 +80,7 @@ class Dispatcher:
             except Exception as error:
                 if not (is_outage(error) or is_conflict(error)):
                     log.exception("reaper failed; trying again")
+            await asyncio.sleep(REAP_EVERY)
 
     async def _pick_up(self) -> None:
         """A reply that got lost on its way may have leased a step to this worker: seen twice in a row, it is worked on."""

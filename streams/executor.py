@@ -1,29 +1,25 @@
 """Runs the steps this worker holds: body, policy, commit, and on to the next step that the commit leased to it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
-from schemas.event import Event, Failure, JobStarted
-from schemas.states import RunState, StepState
-from streams import metrics, outcome
+from schemas.states import RunState
+from streams import metrics
+from streams.attempt import Attempts
 from streams.faultpoints import point
 from streams.ledger.groupcommit import ItemRefused, Stopped
 from streams.ledger.ledger import Answer, Ledger
 from streams.names import finish_event
 from streams.outcome import Item, Leased
 from streams.pipelines import Pipelines
-from streams.stage import GiveUp, Pipeline, Stage, TryAgain, Watch
+from streams.stage import Pipeline, Stage
 from streams.step import LeaseLost, Step, current
 
 log = structlog.get_logger(__name__)
-
-CRASH_LOOP = 20
-"""After so many lost leases in one round the step itself is suspected of killing its workers."""
-ASK_TIMEOUT = 60.0
-"""Seconds that one look at a job may take."""
 
 
 class Publisher(Protocol):
@@ -50,8 +46,9 @@ class Executor:
     """A bounded number of steps at a time; each carries its run on as long as the commits lease it the next step."""
 
     def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, outbox: Publisher, *, lease: Lease, cpu: Room) -> None:
-        self._pipelines, self._services, self._ledger, self._outbox = pipelines, services, ledger, outbox
+        self._pipelines, self._ledger, self._outbox = pipelines, ledger, outbox
         self._worker, self._lease, self._cpu = lease.worker, lease, cpu
+        self._attempts = Attempts(pipelines, services, ledger.clock)
         self._settings = pipelines.settings.runtime
         self._running: dict[tuple[UUID, str], asyncio.Task[None]] = {}
         self._cpu_steps = 0
@@ -61,7 +58,7 @@ class Executor:
 
     @property
     def room(self) -> int:
-        return 0 if self.draining else self._settings.concurrency - len(self._running)
+        return 0 if self.draining else self._settings.concurrency - len(set(self._running.values()))
 
     @property
     def cpu_room(self) -> int:
@@ -77,9 +74,26 @@ class Executor:
 
     def take(self, row: Answer) -> None:
         """Work on a step that the ledger leased to this worker."""
-        step = Leased.load(row)
-        if step.key not in self._running:
-            self._running[step.key] = asyncio.create_task(self._carry(step), name=f"{step.tenant_id} {step.stage}")
+        self._begin(Leased.load(row))
+
+    def take_batch(self, rows: Sequence[Answer], stage: Stage) -> None:
+        """Work on steps of a batch stage in one call."""
+        steps = [step for step in map(Leased.load, rows) if step.key not in self._running]
+        if steps:
+            task = asyncio.create_task(self._carry_batch(steps, stage), name=f"{len(steps)} x {stage.name}")
+            self._running |= dict.fromkeys((step.key for step in steps), task)
+
+    def batches(self, stage: Stage) -> int:
+        """How many calls of a batch stage are under way."""
+        return len({task for (_, name), task in self._running.items() if name == stage.name})
+
+    def _begin(self, step: Leased) -> None:
+        if step.key in self._running:
+            return
+        pipeline = self._pipelines.by_name.get(step.pipeline)
+        stage = pipeline.by_name.get(step.stage) if pipeline else None
+        work = self._carry_batch([step], stage) if stage and stage.batch else self._carry(step)
+        self._running[step.key] = asyncio.create_task(work, name=f"{step.tenant_id} {step.stage}")
 
     async def drain(self, grace: float) -> None:
         """Take nothing new; let what runs finish within the grace, then give it back untouched."""
@@ -116,7 +130,13 @@ class Executor:
                 self._cpu_steps -= heavy
                 self._running.pop(key, None)
                 self.room_made.set()
+            if following is not None and self._is_batch(following):
+                return self._begin(following)
             step = following
+        return None
+
+    def _is_batch(self, step: Leased) -> bool:
+        return step.stage in self._pipelines.batch_stages
 
     async def _execute(self, step: Leased) -> Leased | None:
         pipeline = self._pipelines.by_name.get(step.pipeline)
@@ -129,118 +149,41 @@ class Executor:
         token = current.set(context)
         started = asyncio.get_running_loop().time()
         try:
-            item = await self._attempt(step, stage)
+            item = await self._attempts.one(step, stage)
+        except LeaseLost:
+            if context.effects:  # what was answered is recorded; no fence refuses that
+                await self._commit(step, pipeline, {"outcome": "released"}, context)
+            raise
         finally:
             current.reset(token)
         metrics.stage_seconds.labels(step.pipeline, step.stage, item["outcome"]).observe(asyncio.get_running_loop().time() - started)
-        if item.get("outcome") != "done":
-            _say(step, item)
+        _say(step, item)
         return await self._commit(step, pipeline, item, context)
 
-    async def _attempt(self, step: Leased, stage: Stage) -> Item:
-        """The body's outcome as a ledger item: every exception has its place here, none goes further."""
+    async def _carry_batch(self, steps: list[Leased], stage: Stage) -> None:
+        """One call for many steps; each is committed by itself and goes on by itself."""
+        pipeline = self._pipelines.by_name[steps[0].pipeline]
         try:
-            async with asyncio.timeout(stage.timeout.total_seconds()):
-                if step.state == StepState.WAITING:
-                    return await self._look(step, stage)
-                return await self._run(step, stage)
-        except TryAgain as why:
-            return outcome.try_again(step, stage, self._pipelines.retry(stage), why)
-        except GiveUp as why:
-            return outcome.give_up(step, stage, why)
+            items = await self._attempts.many(steps, stage)
+            for step, item in zip(steps, items, strict=True):
+                _say(step, item)
+            commits = [self._commit(step, pipeline, item, None) for step, item in zip(steps, items, strict=True)]
+            answers = await asyncio.gather(*commits, return_exceptions=True)
         except LeaseLost:
-            raise
-        except TimeoutError:
-            sentence = f"{stage.name} of {step.tenant_id} did not end within {stage.timeout}"
-            return outcome.try_again(step, stage, self._pipelines.retry(stage), TryAgain(sentence, code="stage_timeout"))
-        except Exception as error:
-            log.exception("stage crashed", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage)
-            sentence = f"{stage.name} of {step.tenant_id} crashed: {type(error).__name__}: {str(error)[:300]}; see the worker's log"
-            return outcome.try_again(step, stage, self._pipelines.retry(stage), TryAgain(sentence, code="stage_crashed"))
-
-    async def _run(self, step: Leased, stage: Stage) -> Item:
-        if step.run_state == RunState.CANCELLING:
-            return outcome.cancelled()
-        if step.output is not None:  # a failed completion came for this step
-            failure = self._completion(step, stage).failure
-            assert failure is not None, "only failed completions are left to the executor"
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure)
-        if step.takeovers >= CRASH_LOOP:
-            raise GiveUp(
-                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
-            )
-        event = self._pipelines.event(stage.takes, step.input, step.run_id)
-        if stage.batch:
-            [result] = await stage([event], self._services)
-            if isinstance(result, Exception):
-                raise result
-        else:
-            result = await stage(event, self._services)
-        if isinstance(result, JobStarted):
-            assert stage.watcher is not None, f"{stage.name} started a job but declares no watch"
-            every, deadline = stage.watcher.every(self._pipelines.settings), stage.watcher.deadline(self._pipelines.settings)
-            return outcome.waiting(step, result, stage, every, deadline, self._ledger.clock.now())
-        return outcome.done(step, result)
-
-    async def _look(self, step: Leased, stage: Stage) -> Item:
-        """Ask after the job of a waiting step; at the deadline once more, then no more."""
-        watcher = stage.watcher
-        assert watcher is not None
-        assert step.job is not None
-        started = self._pipelines.event(watcher.takes, step.job, step.run_id)
-        job_id: str = step.job["job_id"]
-        if step.run_state == RunState.CANCELLING:
-            await self._ask_to_cancel(stage, started)
-            return outcome.cancelled()
-        every = watcher.every(self._pipelines.settings)
-        over = step.deadline is not None and self._ledger.clock.now() >= step.deadline
-        try:
-            finding = await self._ask(watcher, started)
-        except TryAgain as why:
-            if not over:
-                return outcome.look_again(every, why)
-            finding = None
-        except GiveUp as why:
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again))
-        if finding is None:
-            if not over:
-                return outcome.look_again(every)
-            await self._ask_to_cancel(stage, started)
-            return outcome.timed_out(step, job_id, str(watcher.deadline(self._pipelines.settings)))
-        if finding.failure is not None:
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), finding.failure)
-        return outcome.found(step, finding, stage, job_id)
-
-    async def _ask(self, watcher: Watch, started: Event) -> Event | None:
-        """What the watcher finds; its own trouble is one more reason to ask again, never one to start the job again."""
-        try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                finding: Event | None = await watcher.ask(started, self._services)
-                return finding
-        except (TryAgain, GiveUp, LeaseLost):
-            raise
-        except TimeoutError:
-            raise TryAgain(f"asking after the job of {started.tenant_id} took more than {ASK_TIMEOUT} s", code="watch_timeout") from None
-        except Exception as error:
-            log.exception("watcher crashed", run=str(started.run_id), tenant=started.tenant_id)
-            raise TryAgain(f"asking after the job crashed: {type(error).__name__}; see the worker's log", code="watch_crashed") from error
-
-    async def _ask_to_cancel(self, stage: Stage, started: Event) -> None:
-        """Tell the engine that nobody waits any more; that it cannot be told changes nothing for the run."""
-        cancel = stage.watcher.cancel if stage.watcher else None
-        if cancel is None:
+            log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return
-        try:
-            await cancel(started, self._services)
-        except (TryAgain, GiveUp) as why:
-            log.warning(
-                "the engine could not be asked to cancel", code=why.code, reason=why.sentence, tenant=started.tenant_id, run=str(started.run_id)
-            )
-
-    def _completion(self, step: Leased, stage: Stage) -> Event:
-        assert stage.watcher is not None
-        assert step.output is not None
-        return self._pipelines.event(stage.watcher.gives, step.output, step.run_id)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(self._give_back(step) for step in steps))
+            return
+        finally:
+            for step in steps:
+                self._running.pop(step.key, None)
+            self.room_made.set()
+        for answer in answers:
+            if isinstance(answer, Leased):
+                self._begin(answer)
+            elif isinstance(answer, BaseException) and not isinstance(answer, Stopped):
+                log.error("an outcome of a batch was not recorded; the step's lease will be found again", stage=stage.name, exc_info=answer)
 
     def _context(self, step: Leased, stage: Stage) -> Step:
         deadline, epoch = asyncio.get_running_loop().time() + stage.timeout.total_seconds(), self._lease.epoch
@@ -317,7 +260,7 @@ def _row(effect: Any) -> Item:
 
 
 def _say(step: Leased, item: Item) -> None:
-    if item["outcome"] == "waiting" and "error" not in item:
+    if "error" not in item:
         return
     say = log.info if item["outcome"] in ("waiting", "skipped") or item.get("waiting_for") else log.warning
     fields = {

@@ -17,6 +17,7 @@ from schemas.catalogue import FOREIGN
 from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
 from schemas.event import Event
+from schemas.tenant import ALL_TENANTS
 from streams import metrics, names
 from streams.executor import Executor
 from streams.faultpoints import point
@@ -118,6 +119,8 @@ class Inbox:
                 self._pipelines, self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent
             )
             item |= {"worker": self._executor.worker_for_next, "create": self._settings.unknown_tenants == "create"}
+        elif meta.type in self._pipelines.by_entry:
+            item = expansion_item(self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash)
         elif meta.type in self._pipelines.completions and getattr(event, "job_id", None):
             item = self._completion_item(received)
         else:
@@ -264,6 +267,20 @@ def request_item(
         "data": event.dump(),
         "accepted_id": names.event_id(run, "accept", 0, "run.accepted"),
         "traceparent": traceparent,
+    }
+
+
+def expansion_item(pipeline: Pipeline, event: Event, event_id: UUID, source: str, body_hash: bytes) -> Item:
+    """The ledger item of a request for all active tenants."""
+    return {
+        "kind": "expansion",
+        "event_key": names.inbox_key(ALL_TENANTS, source, event_id),
+        "event_id": event_id,
+        "body": body_hash.hex(),
+        "topic": event.topic,
+        "pipeline": pipeline.name,
+        "source": source,
+        "data": event.dump(),
     }
 
 

@@ -59,6 +59,10 @@ class Pipelines:
         return [stage.name for pipeline in self.all for stage in pipeline.stages if stage.cpu]
 
     @cached_property
+    def batch_stages(self) -> dict[str, Stage]:
+        return {stage.name: stage for pipeline in self.all for stage in pipeline.stages if stage.batch}
+
+    @cached_property
     def limits(self) -> dict[str, int]:
         """Limits in force: name -> how many steps may hold it."""
         most = self.settings.ml_engine.max_jobs

@@ -12,6 +12,7 @@ import structlog
 
 from streams.dispatch import Dispatcher
 from streams.executor import Executor, Lease, Room
+from streams.expand import Expander
 from streams.inbox import Inbox
 from streams.ledger.connection import Connection, is_outage
 from streams.ledger.ledger import Ledger
@@ -35,12 +36,19 @@ class Runtime:
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
+        self.expander = Expander(pipelines, ledger, self.inbox)
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         self._publishing = [asyncio.create_task(self.outbox.run()), asyncio.create_task(self.outbox.run_removal())]
-        parts: list[Coroutine[Any, Any, None]] = [self.dispatcher.run(), self.dispatcher.run_reaper(), self.inbox.run_flush(), self._sweep()]
+        parts: list[Coroutine[Any, Any, None]] = [
+            self.dispatcher.run(),
+            self.dispatcher.run_reaper(),
+            self.inbox.run_flush(),
+            self.expander.run(),
+            self._sweep(),
+        ]
         self._tasks = [asyncio.create_task(part) for part in parts]
 
     async def drain(self, grace: float) -> None:

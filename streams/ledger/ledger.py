@@ -56,14 +56,22 @@ class Ledger:
         """Record the outcome of a step in hand and begin the next one."""
         return dict(await self._committing.submit(item))
 
-    async def claim(self, worker: UUID, room: int, without: Sequence[str], limits: dict[str, int]) -> list[Answer]:
-        """Lease up to `room` due steps (and as many of each limit), leaving out the named stages."""
-        rows = await self.calls.fetch("select claim_steps($1, $2, $3, $4, $5)", worker, room, list(without), limits, self.clock.now())
+    async def claim(
+        self, worker: UUID, room: int, limits: dict[str, int], *, without: Sequence[str] = (), only: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """Lease up to `room` due steps (and as many of each limit), leaving out some stages, or of some alone."""
+        chosen = None if only is None else list(only)
+        rows = await self.calls.fetch("select claim_steps($1, $2, $3, $4, $5, $6)", worker, room, list(without), chosen, limits, self.clock.now())
         return [row[0] for row in rows]
 
     async def claim_echo(self, worker: UUID, run_id: UUID, stage: str, event_id: UUID, *, limited: bool) -> list[Answer]:
         """Lease the step that this event feeds, if it still waits for its echo."""
         rows = await self.calls.fetch("select claim_echo($1, $2, $3, $4, $5, $6)", worker, run_id, stage, event_id, limited, self.clock.now())
+        return [row[0] for row in rows]
+
+    async def expand(self, key: UUID, after: str, last: str, items: Sequence[Item], *, done: bool) -> list[Answer]:
+        """Record one chunk of an expansion; nothing when another worker was there before."""
+        rows = await self.calls.fetch("select advance_expansion($1, $2, $3, $4, $5, $6)", key, after, last, done, list(items), self.clock.now())
         return [row[0] for row in rows]
 
     async def leases(self, worker: UUID) -> list[Answer]:

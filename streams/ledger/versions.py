@@ -16,7 +16,9 @@ class LedgerVersions:
         self._connection = connection
 
     async def reserve(self, tenant_id: str, run_id: UUID, round: int, *, model_path: str, index_path: str) -> Version:
-        rows = await self._connection.fetch(f"select {_COLUMNS} from reserve_version($1, $2, $3, $4, $5)", tenant_id, run_id, round, model_path, index_path)
+        rows = await self._connection.fetch(
+            f"select {_COLUMNS} from reserve_version($1, $2, $3, $4, $5)", tenant_id, run_id, round, model_path, index_path
+        )
         return _version(rows[0])
 
     async def live(self, tenant_id: str) -> Version | None:
@@ -28,7 +30,10 @@ class LedgerVersions:
 
     async def reject(self, tenant_id: str, number: int, reason: str) -> None:
         await self._connection.fetch(
-            "update versions set state = 'rejected', reason = $3 where tenant_id = $1 and number = $2 and state in ('reserved', 'rejected')", tenant_id, number, reason
+            "update versions set state = 'rejected', reason = $3 where tenant_id = $1 and number = $2 and state in ('reserved', 'rejected')",
+            tenant_id,
+            number,
+            reason,
         )
 
     async def restore(self, tenant_id: str, *, instead_of: int) -> Version | None:

@@ -24,7 +24,7 @@ async def travel(ledger_dsn: str, request: pytest.FixtureRequest) -> AsyncIterat
 
 
 def use(travel: Travel) -> Neighbours:
-    return travel.runtime.executor._services  # type: ignore[no-any-return]
+    return travel.services  # type: ignore[no-any-return]
 
 
 async def call_back(travel: Travel, tenant: str = "acme", **changes: Any) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from schemas.quality import DqEvaluated, DqTick
 from schemas.training import CacheWarmed, IndexBuilt, ModelDeployed, TrainingCompleted, TrainingRequested, TrainingStarted, TrainingValidated
 from streams.stage import Pipeline, Retry, stage
 from streams.step import current
@@ -20,6 +21,7 @@ class Neighbours:
     finding: Any = None
     """What the watcher finds: None means that the job runs on."""
     cancelled: list[str] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
 
     def call(self, name: str) -> str:
         step = current.get()
@@ -79,4 +81,14 @@ async def warm(event: ModelDeployed, use: Neighbours) -> CacheWarmed:
     return event.then(CacheWarmed, items=1)
 
 
+@stage(batch=3, retry=RETRY)
+async def measure(events: list[DqTick], use: Neighbours) -> list[DqEvaluated]:
+    """Judge many tenants in one call; a tenant called `poison` spoils the whole call."""
+    use.batches.append([event.key for event in events])
+    if any(event.key == "poison" for event in events):
+        raise RuntimeError("one of them is poison")
+    return [event.then(DqEvaluated, verdict="pass") for event in events]
+
+
+QUALITY = Pipeline("quality", (measure,), version="1")
 TOY = Pipeline("training", (validate, train, index, deploy, warm), version="1")

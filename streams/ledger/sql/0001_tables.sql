@@ -159,6 +159,20 @@ create table inbox (
 );
 create index inbox_run on inbox (run_id) where run_id is not null;
 
+-- Requests for every tenant at once: expanded into one request a tenant, a chunk a transaction, by whichever worker is there.
+create table expansions (
+    event_key   uuid primary key,
+    event_id    uuid not null,
+    pipeline    text not null,
+    data        jsonb not null,
+    source      text not null,
+    after       text not null default '',    -- the last tenant that was expanded
+    tenants     integer not null default 0,
+    at          timestamptz not null,
+    done_at     timestamptz
+);
+create index expansions_open on expansions (at) where done_at is null;
+
 create table offsets (
     topic       text not null,
     partition   integer not null,

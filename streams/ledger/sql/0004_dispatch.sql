@@ -1,7 +1,7 @@
 -- Who works on what: claims, leases, echoes, and the operator's moves.
 
--- claim_steps(worker, room, stages to leave out, limits {name: most}, now): lease due steps to the worker, oldest first.
-create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_limits jsonb, p_now timestamptz)
+-- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now): lease due steps to the worker, oldest first.
+create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_only text[], p_limits jsonb, p_now timestamptz)
 returns setof jsonb language plpgsql as $$
 declare v_name text; v_most integer; v_n integer; v_step steps;
 begin
@@ -9,6 +9,7 @@ begin
     with due as (
         select s.run_id, s.stage from steps s
         where s.worker is null and s.state in ('ready', 'waiting') and s.due_at <= p_now and s.stage <> all (p_without)
+          and (p_only is null or s.stage = any (p_only))
           and (s.limit_name is null or s.state = 'waiting' or not p_limits ? s.limit_name
                or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
           and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
@@ -26,6 +27,7 @@ begin
                    where not exists (select 1 from limit_slots l where l.name = v_name and l.n = n.n) order by n limit p_room loop
             select s.* into v_step from steps s
             where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.limit_name = v_name and s.stage <> all (p_without)
+              and (p_only is null or s.stage = any (p_only))
               and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
             order by s.due_at limit 1 for update skip locked;
             exit when not found;
@@ -159,12 +161,37 @@ begin
         emit((i ->> 'id')::uuid, 'dead.letters', coalesce(i ->> 'tenant', '_unknown'), null, null, 0, p_now, null, '', null)));
 end $$;
 
+-- begin_expansion(item, now): a request for all active tenants is recorded; workers expand it chunk by chunk.
+-- item: event_key, event_id, pipeline, data, source, topic, partition, offset, body
+create function begin_expansion(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
+begin
+    insert into inbox (event_key, topic, partition, "offset", event_id, body, fate, at)
+    values ((i ->> 'event_key')::uuid, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, (i ->> 'event_id')::uuid,
+            decode(i ->> 'body', 'hex'), 'expanded', p_now) on conflict do nothing;
+    if not found then return jsonb_build_object('result', 'seen'); end if;
+    insert into expansions (event_key, event_id, pipeline, data, source, at)
+    values ((i ->> 'event_key')::uuid, (i ->> 'event_id')::uuid, i ->> 'pipeline', i -> 'data', i ->> 'source', p_now);
+    return jsonb_build_object('result', 'expanding');
+end $$;
+
+-- advance_expansion(key, after, last tenant, done, requests, now): one chunk: its requests and the place reached, together or not at all;
+-- nothing when another worker was there before.
+create function advance_expansion(p_key uuid, p_after text, p_last text, p_done boolean, p_items jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+begin
+    update expansions set after = p_last, tenants = tenants + jsonb_array_length(p_items), done_at = case when p_done then p_now end
+    where event_key = p_key and after = p_after and done_at is null;
+    if found then
+        return query select receive(p_items, '[]', p_now);
+    end if;
+end $$;
+
 -- receive(items, now): one batch of what came from Kafka, the API, the CLI and timers, with the offsets it covers, in one transaction.
 create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
 declare i jsonb;
 begin
     for i in select value from jsonb_array_elements(p_items) loop
-        return next case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now) when 'dead' then bury(i, p_now) end;
+        return next case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now) when 'dead' then bury(i, p_now)
+            when 'expansion' then begin_expansion(i, p_now) end;
     end loop;
     for i in select value from jsonb_array_elements(p_offsets) o order by value ->> 'topic', (value ->> 'partition')::int, (value ->> 'first')::bigint loop
         perform advance(i ->> 'topic', (i ->> 'partition')::int, (i ->> 'first')::bigint, (i ->> 'next')::bigint);

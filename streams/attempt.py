@@ -1,0 +1,164 @@
+"""One attempt at a step: the body or the watcher is called, and whatever comes of it becomes a ledger item by the policy in `outcome`.
+
+Every exception has its place here; only a lost lease goes further.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from schemas.event import Event, Failure, JobStarted
+from schemas.states import RunState, StepState
+from streams import outcome
+from streams.ledger.ledger import Clocklike
+from streams.outcome import Item, Leased
+from streams.pipelines import Pipelines
+from streams.stage import GiveUp, Stage, TryAgain, Watch
+from streams.step import LeaseLost
+
+log = structlog.get_logger(__name__)
+
+CRASH_LOOP = 20
+"""After so many lost leases in one round the step itself is suspected of killing its workers."""
+ASK_TIMEOUT = 60.0
+"""Seconds that one look at a job may take."""
+
+
+class Attempts:
+    """Calls stages and watchers with the services of this worker."""
+
+    def __init__(self, pipelines: Pipelines, services: Any, clock: Clocklike) -> None:
+        self._pipelines, self._services, self._clock = pipelines, services, clock
+
+    async def one(self, step: Leased, stage: Stage) -> Item:
+        """The body's outcome as a ledger item: every exception has its place here, none goes further."""
+        try:
+            async with asyncio.timeout(stage.timeout.total_seconds()):
+                if step.state == StepState.WAITING:
+                    return await self._look(step, stage)
+                return await self._run(step, stage)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            return self._trouble(step, stage, error)
+
+    async def many(self, steps: Sequence[Leased], stage: Stage) -> list[Item]:
+        """The outcomes of a batch stage, one a step; a batch that fails as a whole is halved until the culprit is alone."""
+        over = {step.key: outcome.cancelled() for step in steps if step.run_state == RunState.CANCELLING}
+        todo = [step for step in steps if step.key not in over]
+        events = [self._pipelines.event(stage.takes, step.input, step.run_id) for step in todo]
+        try:
+            async with asyncio.timeout(stage.timeout.total_seconds()):
+                results = await stage(events, self._services) if events else []
+            if len(results) != len(events):
+                raise TypeError(f"{stage.name} gave {len(results)} outcomes for {len(events)} events")
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if len(todo) > 1:
+                half = len(todo) // 2
+                items = [*await self.many(todo[:half], stage), *await self.many(todo[half:], stage)]
+            else:
+                items = [self._trouble(step, stage, error) for step in todo]
+        else:
+            items = [
+                self._trouble(step, stage, result) if isinstance(result, Exception) else outcome.done(step, result)
+                for step, result in zip(todo, results, strict=True)
+            ]
+        over |= {step.key: item for step, item in zip(todo, items, strict=True)}
+        return [over[step.key] for step in steps]
+
+    def _trouble(self, step: Leased, stage: Stage, error: Exception) -> Item:
+        """The exception as an outcome."""
+        retry = self._pipelines.retry(stage)
+        if isinstance(error, GiveUp):
+            return outcome.give_up(step, stage, error)
+        if isinstance(error, TryAgain):
+            return outcome.try_again(step, stage, retry, error)
+        if isinstance(error, TimeoutError):
+            sentence = f"{stage.name} of {step.tenant_id} did not end within {stage.timeout}"
+            return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_timeout"))
+        log.error("stage crashed", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, exc_info=error)
+        sentence = f"{stage.name} of {step.tenant_id} crashed: {type(error).__name__}: {str(error)[:300]}; see the worker's log"
+        return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_crashed"))
+
+    async def _run(self, step: Leased, stage: Stage) -> Item:
+        if step.run_state == RunState.CANCELLING:
+            return outcome.cancelled()
+        if step.output is not None:  # a failed completion came for this step
+            failure = self._completion(step, stage).failure
+            assert failure is not None, "only failed completions are left to the executor"
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure)
+        if step.takeovers >= CRASH_LOOP:
+            raise GiveUp(
+                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
+            )
+        event = self._pipelines.event(stage.takes, step.input, step.run_id)
+        result = await stage(event, self._services)
+        if isinstance(result, JobStarted):
+            assert stage.watcher is not None, f"{stage.name} started a job but declares no watch"
+            every, deadline = stage.watcher.every(self._pipelines.settings), stage.watcher.deadline(self._pipelines.settings)
+            return outcome.waiting(step, result, stage, every, deadline, self._clock.now())
+        return outcome.done(step, result)
+
+    async def _look(self, step: Leased, stage: Stage) -> Item:
+        """Ask after the job of a waiting step; at the deadline once more, then no more."""
+        watcher = stage.watcher
+        assert watcher is not None
+        assert step.job is not None
+        started = self._pipelines.event(watcher.takes, step.job, step.run_id)
+        job_id: str = step.job["job_id"]
+        if step.run_state == RunState.CANCELLING:
+            await self._ask_to_cancel(stage, started)
+            return outcome.cancelled()
+        every = watcher.every(self._pipelines.settings)
+        over = step.deadline is not None and self._clock.now() >= step.deadline
+        try:
+            finding = await self._ask(watcher, started)
+        except TryAgain as why:
+            if not over:
+                return outcome.look_again(every, why)
+            finding = None
+        except GiveUp as why:
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again))
+        if finding is None:
+            if not over:
+                return outcome.look_again(every)
+            await self._ask_to_cancel(stage, started)
+            return outcome.timed_out(step, job_id, str(watcher.deadline(self._pipelines.settings)))
+        if finding.failure is not None:
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), finding.failure)
+        return outcome.found(step, finding, stage, job_id)
+
+    async def _ask(self, watcher: Watch, started: Event) -> Event | None:
+        """What the watcher finds; its own trouble is one more reason to ask again, never one to start the job again."""
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                finding: Event | None = await watcher.ask(started, self._services)
+                return finding
+        except (TryAgain, GiveUp, LeaseLost):
+            raise
+        except TimeoutError:
+            raise TryAgain(f"asking after the job of {started.tenant_id} took more than {ASK_TIMEOUT} s", code="watch_timeout") from None
+        except Exception as error:
+            log.exception("watcher crashed", run=str(started.run_id), tenant=started.tenant_id)
+            raise TryAgain(f"asking after the job crashed: {type(error).__name__}; see the worker's log", code="watch_crashed") from error
+
+    async def _ask_to_cancel(self, stage: Stage, started: Event) -> None:
+        """Tell the engine that nobody waits any more; that it cannot be told changes nothing for the run."""
+        cancel = stage.watcher.cancel if stage.watcher else None
+        if cancel is None:
+            return
+        try:
+            await cancel(started, self._services)
+        except (TryAgain, GiveUp) as why:
+            log.warning(
+                "the engine could not be asked to cancel", code=why.code, reason=why.sentence, tenant=started.tenant_id, run=str(started.run_id)
+            )
+
+    def _completion(self, step: Leased, stage: Stage) -> Event:
+        assert stage.watcher is not None
+        assert step.output is not None
+        return self._pipelines.event(stage.watcher.gives, step.output, step.run_id)
