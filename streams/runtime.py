@@ -18,6 +18,7 @@ from streams.ledger.connection import Connection, is_outage
 from streams.ledger.ledger import Ledger
 from streams.outbox import Outbox, Producer
 from streams.pipelines import Pipelines
+from streams.timers import Timers
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +32,14 @@ class Runtime:
         settings = pipelines.settings
         self.pipelines, self.ledger, self.lease = pipelines, ledger, lease
         dsn = settings.ledger.dsn.get_secret_value()
-        self._connections = [Connection(dsn, name="tidemill-outbox"), Connection(dsn, name="tidemill-sweep")]
-        self.outbox = Outbox(producer, *self._connections)
+        outbox, sweep, timers = (Connection(dsn, name=f"tidemill-{name}") for name in ("outbox", "sweep", "timers"))
+        self._connections = [outbox, sweep, timers]
+        self.outbox = Outbox(producer, outbox, sweep)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)
+        self.timers = Timers(pipelines, timers, ledger.clock, self.inbox)
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: list[asyncio.Task[None]] = []
 
@@ -47,6 +50,7 @@ class Runtime:
             self.dispatcher.run_reaper(),
             self.inbox.run_flush(),
             self.expander.run(),
+            self.timers.run(),
             self._sweep(),
         ]
         self._tasks = [asyncio.create_task(part) for part in parts]

@@ -1,0 +1,14 @@
+"""Data quality and incidents."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_SQL = Path(__file__).parents[2] / "sql"
+
+
+def upgrade() -> None:
+    op.get_bind().connection.driver_connection.execute((_SQL / "0005_quality.sql").read_text())

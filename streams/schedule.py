@@ -1,0 +1,83 @@
+"""When a schedule is due: cron in a time zone, the due times that were missed, and the policy for them. Pure functions.
+
+Times of day that a zone skips in spring fire at the next valid time, and those it repeats in autumn fire once (cronsim's rules,
+after Debian's cron): the preview and the tests show it zone by zone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+MOST_MISSED = 10_000
+"""Due times looked at after a stop; a schedule of each minute reaches a week back."""
+
+
+class BadSchedule(ValueError):
+    """A cron expression or zone nobody can follow; `field` says which."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The part of a schedule that decides its times."""
+
+    cron: str
+    zone: str = "UTC"
+    missed: str = "latest"
+    catch_up: timedelta = timedelta(days=1)
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+
+    def check(self) -> None:
+        """Raise `BadSchedule` for what cannot be followed."""
+        next(self.after(datetime(2026, 1, 1, tzinfo=UTC)), None)
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """The due times after `moment` (exclusive), in UTC, from the schedule's start to its end."""
+        try:
+            zone = ZoneInfo(self.zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise BadSchedule("zone", f"there is no time zone {self.zone!a}; use a name of the IANA database, such as Europe/Berlin") from None
+        moment = max(moment, self.starts_at - timedelta(seconds=1)) if self.starts_at else moment
+        try:
+            times = CronSim(self.cron, moment.astimezone(zone))
+        except CronSimError as error:
+            raise BadSchedule("cron", f"{self.cron!a} is no cron expression ({error}); five fields, such as `0 2 * * *` for 02:00") from None
+        for time in times:
+            due = time.astimezone(UTC)
+            if self.ends_at and due > self.ends_at:
+                return
+            yield due
+
+
+def next_due(rule: Rule, now: datetime) -> datetime | None:
+    """The next due time after `now`; None when the schedule is over."""
+    return next(rule.after(now), None)
+
+
+def missed(rule: Rule, due: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
+    """The due times to fire at `now` when the next one was `due`, by the policy; and the next one after `now`.
+
+    One that is due just now (nothing in between) fires under every policy. Older ones: `skip` none of them but one that is at most
+    a minute late, `latest` the last, `all` every one; none that is older than the catch-up window.
+    """
+    times = [due, *(time for time in islice(rule.after(due), MOST_MISSED) if time <= now)] if due <= now else []
+    fresh = [time for time in times if time >= now - rule.catch_up]
+    if rule.missed == "skip":
+        fresh = [time for time in fresh[-1:] if time >= now - timedelta(minutes=1)]
+    elif rule.missed == "latest":
+        fresh = fresh[-1:]
+    return fresh, next_due(rule, now)
+
+
+def preview(rule: Rule, now: datetime, count: int) -> list[tuple[datetime, str]]:
+    """The next fires as (UTC, local time with its offset): a change of offset is a daylight-saving step."""
+    zone = ZoneInfo(rule.zone)
+    return [(due, due.astimezone(zone).isoformat(timespec="minutes")) for due in islice(rule.after(now), count)]

@@ -1,0 +1,118 @@
+"""The timer agent: due schedules become slots, due slots become requests. Any worker may do it; the rows see to it that each fires once."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import asyncpg
+import structlog
+
+from schemas.cloudevents import body_hash
+from schemas.context import NAMESPACE
+from streams.faultpoints import point
+from streams.inbox import Inbox, request_item
+from streams.ledger.connection import Connection, is_conflict, is_outage
+from streams.ledger.ledger import Answer, Clocklike
+from streams.names import OURS
+from streams.pipelines import Pipelines
+from streams.schedule import BadSchedule, Rule, missed
+
+log = structlog.get_logger(__name__)
+
+IDLE = 0.5
+SCHEDULES, SLOTS = 20, 200
+"""How many are moved on in one transaction."""
+
+
+class Timers:
+    """Polls the two tables; every step is one transaction that a crash undoes whole."""
+
+    def __init__(self, pipelines: Pipelines, connection: Connection, clock: Clocklike, inbox: Inbox) -> None:
+        self._pipelines, self._connection, self._clock, self._inbox = pipelines, connection, clock, inbox
+
+    async def run(self) -> None:
+        """Fire until cancelled."""
+        while True:
+            try:
+                made, fired = await self.make_slots(), await self.fire_slots()
+                if made or fired:
+                    continue
+            except Exception as error:
+                if not (is_outage(error) or is_conflict(error)):
+                    log.exception("timers failed; trying again")
+                await self._connection.drop()
+            await asyncio.sleep(IDLE)
+
+    async def make_slots(self) -> int:
+        """Turn due schedules into slots; how many schedules were due."""
+        now = self._clock.now()
+        async with self._connection.transaction() as raw:
+            rows = await raw.fetch("select * from due_schedules($1, $2)", now, SCHEDULES)
+            for row in rows:
+                await self._make(raw, row, now)
+        return len(rows)
+
+    async def _make(self, raw: "asyncpg.Connection[Any]", row: Any, now: datetime) -> None:
+        try:
+            dues, following = missed(rule_of(row), row["next_due"], now)
+        except BadSchedule as error:
+            log.error("a schedule cannot be followed; it is paused", code="bad_schedule", schedule=row["name"], reason=str(error))
+            await raw.execute("update schedules set paused = true where schedule_id = $1", row["schedule_id"])
+            return
+        await raw.fetchval("select make_slots($1, $2, $3)", row["schedule_id"], dues, following)
+
+    async def fire_slots(self) -> int:
+        """Turn due slots into requests; how many slots were due. Requests and slots are one transaction."""
+        now = self._clock.now()
+        async with self._connection.transaction() as raw:
+            rows = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
+            point("slot.firing")
+            fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
+            items = [self._request(row) for row in fire]
+            answers: list[Answer] = [row[0] for row in await raw.fetch("select receive($1, '[]', $2)", items, now)] if items else []
+            settled = [_settled(row, "skipped", _skipped(row)) for row in rows if _skipped(row)]
+            settled += [_after(row, answer) for row, answer in zip(fire, answers, strict=True)]
+            if settled:
+                await raw.execute("select settle_slots($1, $2)", settled, now)
+        for answer in answers:
+            self._inbox.follow(answer)
+        return len(rows)
+
+    def _request(self, row: Any) -> Answer:
+        pipeline = self._pipelines.by_name[row["pipeline"]]
+        said = row["request"] | {"tenant_id": row["tenant_id"], "slot": row["due"].astimezone(UTC).isoformat()}
+        event = pipeline.entry.model_validate(said)
+        event_id: UUID = uuid5(NAMESPACE, f"slot\n{row['schedule_id']}\n{row['tenant_id']}\n{row['due'].astimezone(UTC).isoformat()}")
+        item = request_item(self._pipelines, pipeline, event, event_id, OURS, body_hash(event.dump())) | {"publish": True}
+        return {key: value for key, value in item.items() if value is not None}
+
+
+def rule_of(row: Any) -> Rule:
+    """The rule in a schedule's row."""
+    return Rule(row["cron"], row["zone"], row["missed"], row["catch_up"], row["starts_at"], row["ends_at"])
+
+
+def _skipped(row: Any) -> str | None:
+    """Why a slot does not fire, or None."""
+    if row["paused"]:
+        return "the pipeline is paused for this tenant"
+    return "a run was active (overlap: skip)" if row["overlap"] == "skip" and row["busy"] else None
+
+
+def _after(row: Any, answer: Answer) -> Answer:
+    if answer["result"] == "refused":
+        return _settled(row, "skipped", f"refused: {answer['code']}")
+    return _settled(row, "fired", answer["result"], answer.get("run_id"))
+
+
+def _settled(row: Any, state: str, reason: str | None, run_id: str | None = None) -> Answer:
+    found = {
+        "schedule_id": row["schedule_id"],
+        "tenant_id": row["tenant_id"],
+        "due": row["due"].isoformat(),
+        "state": state,
+        "reason": reason,
+        "run_id": run_id,
+    }
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,103 @@
+"""Schedules through the real runtime: each slot fires once, whoever is there to fire it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from streams.stage import GiveUp
+from tests.pipeline.test_batches import add
+from tests.pipeline.toy import TOY, Neighbours
+from tests.travel import Travel, travelling
+
+
+@pytest.fixture
+async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
+    use = Neighbours(fail={"validate": [GiveUp("short runs will do", code="no_data") for _ in range(1000)]})
+    async with travelling(Travel(ledger_dsn, (TOY,), use)) as travel:
+        yield travel
+
+
+async def schedule(travel: Travel, name: str = "daily", **columns: Any) -> None:
+    """A schedule that is not paused and was due a moment ago."""
+    known = {
+        "name": name,
+        "pipeline": "training",
+        "cron": "0 2 * * *",
+        "paused": False,
+        "next_due": travel.clock.now() - timedelta(seconds=1),
+    } | columns
+    connection = await asyncpg.connect(travel.dsn)
+    marks = ", ".join(f"${n}" for n in range(1, len(known) + 1))
+    await connection.execute(f"insert into schedules ({', '.join(known)}) values ({marks})", *known.values())
+    await connection.close()
+
+
+async def test_each_active_tenant_gets_one_request_that_names_its_slot(travel: Travel) -> None:
+    await add(travel, "acme", "globex")
+    await add(travel, "asleep", status="suspended")
+    await schedule(travel)
+    runs = await travel.over(2)
+    assert {run["tenant_id"] for run in runs} == {"acme", "globex"}
+    await travel.see("select 1 where not exists (select 1 from outbox)")
+    requests = travel.road.events("training.requested")
+    assert len(requests) == 2
+    assert all(request["slot"] for request in requests)
+
+
+async def test_two_workers_fire_a_slot_once(travel: Travel, ledger_dsn: str) -> None:
+    await add(travel, *(f"t-{n}" for n in range(300)))
+    other = Travel(ledger_dsn, (TOY,), travel.services, road=travel.road)
+    async with travelling(other):
+        await schedule(travel)
+        await travel.over(300, within=30)
+        await asyncio.sleep(1)
+    assert len(await travel.runs()) == 300
+    assert {row["state"] for row in await travel.rows("select state from slots")} == {"fired"}
+
+
+async def test_a_tenants_own_schedule_takes_the_place_of_the_general_one(travel: Travel) -> None:
+    await add(travel, "acme", "globex")
+    await schedule(travel, "acme-weekly", tenant_id="acme", next_due=travel.clock.now() + timedelta(days=3))
+    await schedule(travel)
+    [run] = await travel.over()
+    assert run["tenant_id"] == "globex"
+
+
+async def test_jitter_spreads_tenants_and_puts_each_always_at_the_same_place(travel: Travel) -> None:
+    await add(travel, *(f"t-{n}" for n in range(50)))
+    await schedule(travel, jitter=timedelta(hours=1))
+    slots = await travel.see("select tenant_id, fire_at - due as wait, place(tenant_id) as place from slots", rows=50)
+    waits = [slot["wait"] / timedelta(hours=1) for slot in slots]
+    assert 0 <= min(waits) < 0.2
+    assert 0.8 < max(waits) < 1
+    assert all(abs(wait - slot["place"]) < 1e-6 for wait, slot in zip(waits, slots, strict=True))
+
+
+async def test_a_paused_schedule_makes_nothing(travel: Travel) -> None:
+    await add(travel, "acme")
+    await schedule(travel, paused=True)
+    await asyncio.sleep(1.5)
+    assert await travel.rows("select 1 from slots") == []
+
+
+async def test_with_overlap_skip_a_busy_tenant_is_passed_over_with_the_reason(travel: Travel) -> None:
+    travel.services.fail.clear()
+    await add(travel, "acme")
+    travel.request()
+    await travel.until(lambda runs: runs and runs[0]["stage"] == "train")
+    await schedule(travel, overlap="skip")
+    [slot] = await travel.see("select state, reason from slots where state <> 'due'")
+    assert (slot["state"], slot["reason"]) == ("skipped", "a run was active (overlap: skip)")
+    assert len(await travel.runs()) == 1
+
+
+async def test_a_schedule_that_nobody_can_follow_is_paused_and_the_others_go_on(travel: Travel) -> None:
+    await add(travel, "acme")
+    await schedule(travel, "broken", cron="nonsense")
+    await schedule(travel)
+    await travel.over(1)
+    await travel.see("select 1 from schedules where name = 'broken' and paused")

@@ -1,0 +1,105 @@
+"""When schedules are due: time zones, missed times, windows."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
+
+import pytest
+
+from streams.schedule import BadSchedule, Rule, missed, next_due, preview
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_the_daily_schedule_is_due_at_two() -> None:
+    rule = Rule("0 2 * * *")
+    assert next_due(rule, at("2026-03-01T01:59:59")) == at("2026-03-01T02:00")
+    assert next_due(rule, at("2026-03-01T02:00:00")) == at("2026-03-02T02:00")
+
+
+def test_a_quality_day_has_four_ticks() -> None:
+    day = [due.hour for due in islice(Rule("0 0,6,12,18 * * *").after(at("2026-05-05T00:00") - timedelta(seconds=1)), 4)]
+    assert day == [0, 6, 12, 18]
+
+
+def test_after_three_days_of_standstill_each_policy_does_what_it_says() -> None:
+    due, now = at("2026-03-01T02:00"), at("2026-03-04T03:00")
+
+    def fired(policy: str, window: timedelta = timedelta(days=30)) -> list[int]:
+        times, following = missed(Rule("0 2 * * *", missed=policy, catch_up=window), due, now)
+        assert following == at("2026-03-05T02:00")
+        return [time.day for time in times]
+
+    assert fired("all") == [1, 2, 3, 4]
+    assert fired("latest") == [4]
+    assert fired("skip") == []
+    assert fired("all", timedelta(days=2)) == [3, 4]
+
+
+@pytest.mark.parametrize("policy", ["all", "latest", "skip"])
+def test_a_time_that_is_due_just_now_fires_under_every_policy(policy: str) -> None:
+    times, _ = missed(Rule("0 2 * * *", missed=policy), at("2026-03-01T02:00"), at("2026-03-01T02:00:01"))
+    assert times == [at("2026-03-01T02:00")]
+
+
+def test_a_clock_that_jumps_back_fires_nothing_again() -> None:
+    assert missed(Rule("0 2 * * *"), at("2026-03-02T02:00"), at("2026-03-01T23:00")) == ([], at("2026-03-02T02:00"))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Europe/Berlin", "2026-03-29"),
+        ("America/New_York", "2026-03-08"),
+        ("Australia/Lord_Howe", "2026-10-04"),
+        ("America/Santiago", "2026-09-06"),
+        ("Africa/Cairo", "2026-04-24"),
+        ("Asia/Beirut", "2026-03-29"),
+        ("Europe/London", "2026-10-25"),
+        ("America/Havana", "2026-11-01"),
+        ("Pacific/Auckland", "2026-09-27"),
+        ("Asia/Kolkata", "2026-06-01"),
+        ("Pacific/Apia", "2026-06-01"),
+        ("America/St_Johns", "2026-11-01"),
+    ],
+)
+@pytest.mark.parametrize("hour", range(4))
+def test_a_daily_schedule_fires_once_a_day_over_every_daylight_saving_step(zone: str, day: str, hour: int) -> None:
+    middle = at(f"{day}T12:00")
+    fires = list(islice(Rule(f"30 {hour} * * *", zone).after(middle - timedelta(days=5)), 10))
+    gaps = [(later - earlier) / timedelta(hours=1) for earlier, later in pairwise(fires)]
+    assert all(22.4 <= gap <= 25.6 for gap in gaps), (fires, gaps)
+    assert len(set(fires)) == 10
+
+
+def test_the_leap_day_comes_every_four_years() -> None:
+    fires = list(islice(Rule("0 0 29 2 *").after(at("2026-01-01T00:00")), 2))
+    assert [(due.year, due.month, due.day) for due in fires] == [(2028, 2, 29), (2032, 2, 29)]
+
+
+def test_a_schedule_is_quiet_before_its_start_and_after_its_end() -> None:
+    rule = Rule("0 * * * *", starts_at=at("2026-05-01T00:00"), ends_at=at("2026-05-01T02:00"))
+    assert [due.hour for due in rule.after(at("2026-01-01T00:00"))] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        (Rule("every day"), "cron"),
+        (Rule("0 25 * * *"), "cron"),
+        (Rule("0 2 * * *", "Mars/Base"), "zone"),
+        (Rule("0 2 * * *", "../etc"), "zone"),
+    ],
+,
+)
+def test_what_nobody_can_follow_is_refused_by_its_field(rule: Rule, field: str) -> None:
+    with pytest.raises(BadSchedule) as refused:
+        rule.check()
+    assert refused.value.field == field
+
+
+def test_the_preview_shows_the_daylight_saving_step() -> None:
+    shown = [local for _, local in preview(Rule("30 2 * * *", "Europe/Berlin"), at("2026-03-27T12:00"), 3)]
+    assert shown[0].endswith("+01:00")
+    assert shown[-1].endswith("+02:00")
