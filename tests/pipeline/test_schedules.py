@@ -23,13 +23,8 @@ async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
 
 async def schedule(travel: Travel, name: str = "daily", **columns: Any) -> None:
     """A schedule that is not paused and was due a moment ago."""
-    known = {
-        "name": name,
-        "pipeline": "training",
-        "cron": "0 2 * * *",
-        "paused": False,
-        "next_due": travel.clock.now() - timedelta(seconds=1),
-    } | columns
+    due = travel.clock.now() - timedelta(seconds=1)
+    known = {"name": name, "pipeline": "training", "cron": "0 2 * * *", "paused": False, "next_due": due} | columns
     connection = await asyncpg.connect(travel.dsn)
     marks = ", ".join(f"${n}" for n in range(1, len(known) + 1))
     await connection.execute(f"insert into schedules ({', '.join(known)}) values ({marks})", *known.values())

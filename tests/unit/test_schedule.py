@@ -91,7 +91,6 @@ def test_a_schedule_is_quiet_before_its_start_and_after_its_end() -> None:
         (Rule("0 2 * * *", "Mars/Base"), "zone"),
         (Rule("0 2 * * *", "../etc"), "zone"),
     ],
-,
 )
 def test_what_nobody_can_follow_is_refused_by_its_field(rule: Rule, field: str) -> None:
     with pytest.raises(BadSchedule) as refused:
