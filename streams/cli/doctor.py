@@ -35,7 +35,7 @@ def doctor(as_json: Json = False) -> None:
     rows = ((f.name, f.status, f"{f.latency_ms:.1f} ms" if f.latency_ms is not None else "", f.detail) for f in found)
     out.show(document, as_json, lambda: out.table(("check", "status", "latency", "detail"), rows))
     if bad := [each for each in found if each.status != "ok"]:
-        out.say("; ".join(f"{each.name}: {each.detail}" for each in bad))
+        out.say("; ".join(f"{each.name} is {each.status}" for each in bad))
         raise typer.Exit(NOT_THERE if any(each.status == "down" for each in bad) else FAILED)
 
 

@@ -1,6 +1,7 @@
 """What every verb stands on: settings, a question to the ledger, a move of the door, and errors that are one sentence."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -44,7 +45,11 @@ def settings() -> "Settings":
     from streams.logs import set_up
 
     found = load()
-    set_up(found if "log_level" in found.model_fields_set else found.model_copy(update={"log_level": "warning"}))
+    if "log_level" in found.model_fields_set:
+        set_up(found)
+    else:
+        set_up(found.model_copy(update={"log_level": "warning"}))
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would say of an absent broker, our sentence says
     return found
 
 
