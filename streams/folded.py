@@ -185,13 +185,13 @@ _CLAIMS_OWN = "started_at"
 
 
 def comparable(row: Mapping[str, Any]) -> Data:
-    """What of a row of `runs`, `steps` or `pipeline_heads`, or of `vars()` of a folded one, the journal decides.
+    """What the journal decides of a row of `runs`, `steps` or `pipeline_heads`, or of `vars()` of a folded one.
 
     Left out is what leases and clocks change between two entries: worker, fence, takeovers, due_at and waiting_for of any step;
     whether a ready step runs, and since when; what the last look or the last outage said about a step that is not over.
     """
     if "pending_run" in row:
-        return {"active": row["active_run"], "pending": row["pending_run"]}
+        return {"active": _plain(row["active_run"]), "pending": _plain(row["pending_run"])}
     if "round" not in row:
         return {name: _plain(row[name]) for name in _RUN}
     step = {name: _plain(row[name]) for name in _STEP}
@@ -205,9 +205,14 @@ def comparable(row: Mapping[str, Any]) -> Data:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, RunState | StepState):
-        return value.value
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
+    match value:
+        case RunState() | StepState():
+            return value.value
+        case UUID():
+            return str(value)  # the driver's own class is none that JSON knows
+        case datetime():
+            return value.astimezone(UTC)
+    return value
 
 
 @dataclass
@@ -225,7 +230,7 @@ class Comparable:
             state.seq,
             {key: comparable(vars(run)) for key, run in state.runs.items()},
             {key: comparable(vars(step)) for key, step in state.steps.items()},
-            {name: vars(head) for name, head in state.heads.items() if head != Head()},
+            {name: comparable({"active_run": head.active, "pending_run": head.pending}) for name, head in state.heads.items() if head != Head()},
         )
 
     @classmethod
