@@ -43,7 +43,8 @@ class Screen:
 
     def results(self, runs: Sequence[Watched], scores: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, str], where: Addresses) -> None:
         self.console.print(_times(runs))
-        self.console.print(_quality(runs, scores, sizes))
+        if any(run.index for run in runs):
+            self.console.print(_quality(runs, scores, sizes))
         for run in runs:
             for trouble in run.trouble:
                 self.say(f"{run.tenant}: {trouble}")
