@@ -7,7 +7,8 @@ import structlog
 
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
-from streams.inbox import Inbox, request_item
+from streams.inbox import Inbox
+from streams.items import request_item
 from streams.ledger.connection import is_conflict, is_outage
 from streams.ledger.ledger import Answer, Ledger
 from streams.pipelines import Pipelines

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams import metrics
-from streams.inbox import Arrived
+from streams.items import Arrived
 from streams.ledger.connection import Connection, is_outage
 from streams.settings import Settings
 

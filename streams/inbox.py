@@ -6,9 +6,6 @@ except `Stopped` when the worker stops while the ledger is away: then the record
 """
 
 import asyncio
-import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -16,40 +13,23 @@ import structlog
 from schemas.catalogue import FOREIGN
 from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
-from schemas.event import Event
-from schemas.tenant import ALL_TENANTS
 from streams import metrics, names
 from streams.executor import Executor
 from streams.faultpoints import point
+from streams.items import Arrived, Item, completion_item, covers, dead_item, expansion_item, not_ours, refusal_sentence, request_item
 from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger, merge_offsets
 from streams.names import OURS
-from streams.outbox import Outbox, header_facts
+from streams.outbox import Outbox
 from streams.pipelines import Pipelines
-from streams.stage import Pipeline
 
 log = structlog.get_logger(__name__)
 
-Item = dict[str, Any]
 _WORK_MADE = frozenset({"run", "next", "finished"})
-KEPT_BYTES = 1 << 20
-"""Of a dead letter's value; the rest is cut, its size and sha256 are kept."""
 MOST_STRANGERS = 5000
 ECHO_FLUSH = 0.5
 """Seconds between two flushes of the echoes' watermark."""
-
-
-class Arrived(NamedTuple):
-    """A record as it came from Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 class Inbox:
@@ -122,35 +102,12 @@ class Inbox:
         elif meta.type in self._pipelines.by_entry:
             item = expansion_item(self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash)
         elif meta.type in self._pipelines.completions and getattr(event, "job_id", None):
-            item = self._completion_item(received)
+            item = completion_item(self._pipelines, received, self._executor.worker_for_next)
         else:
             return None
         if record is not None:
             item |= {"topic": record.topic, "partition": record.partition, "offset": record.offset, "covers": covers(record)}
         return {key: value for key, value in item.items() if value is not None}
-
-    def _completion_item(self, received: Received) -> Item:
-        event, meta = received.event, received.meta
-        waiting = self._pipelines.completions[meta.type]
-        pipeline, stage = waiting[0]
-        assert stage.watcher is not None
-        job_id: str = event.job_id  # type: ignore[attr-defined]  # the caller saw that it has one
-        return {
-            "kind": "completion",
-            "event_key": names.inbox_key(event.tenant_id, meta.source, meta.id),
-            "event_id": meta.id,
-            "body": received.body_hash.hex(),
-            "tenant": event.tenant_id,
-            "topic": meta.type,
-            "engine": stage.watcher.engine,
-            "job_id": job_id,
-            "data": event.dump(),
-            "failed": event.failure is not None,
-            "next": {s.name: self._pipelines.next(p, s.name) for p, s in waiting},
-            "first": self._pipelines.first(pipeline),
-            "finish_id": names.finish_event(meta.id, stage.name, 0),
-            "worker": self._executor.worker_for_next,
-        }
 
     async def _echo(self, record: Arrived, received: Received) -> None:
         """Our own event comes back: a no-op, unless eager hand-over is off and a step waits for it."""
@@ -218,7 +175,6 @@ class Inbox:
 
     async def bury(self, record: Arrived, refusal: Refused) -> None:
         """Keep a record that cannot be used, whole and with the reason; the partition flows on."""
-        value = record.value or b""
         log.warning(
             "dead letter",
             code=refusal.code,
@@ -229,77 +185,5 @@ class Inbox:
             tenant=refusal.tenant_id,
         )
         metrics.dead_letters.labels(record.topic, refusal.code).inc()
-        item = {
-            "kind": "dead",
-            "id": names.dead_letter(self._cluster, record.topic, record.partition, record.offset),
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "tenant": refusal.tenant_id,
-            "key": (record.key or b"")[:4096].hex(),
-            "value": value[:KEPT_BYTES].hex(),
-            "size": len(value),
-            "sha256": hashlib.sha256(value).hexdigest(),
-            "headers": header_facts(record.headers),
-            "code": refusal.code,
-            "sentence": refusal.sentence,
-            "covers": covers(record),
-        }
+        item = dead_item(record, refusal, names.dead_letter(self._cluster, record.topic, record.partition, record.offset))
         self.follow(await self._ledger.receive(item))
-
-
-def request_item(
-    pipelines: Pipelines, pipeline: Pipeline, event: Event, event_id: UUID, source: str, body_hash: bytes, traceparent: str | None = None
-) -> Item:
-    """The ledger item of a request, whoever made it: Kafka, API, CLI or timer (`accept()` is this item through `Ledger.receive`)."""
-    run = names.run_id(pipeline.name, event.tenant_id, event_id)
-    return {
-        "kind": "request",
-        "event_key": names.inbox_key(event.tenant_id, source, event_id),
-        "event_id": event_id,
-        "body": body_hash.hex(),
-        "tenant": event.tenant_id,
-        "topic": event.topic,
-        "pipeline": pipeline.name,
-        "version": pipeline.version,
-        "run_id": run,
-        "first": pipelines.first(pipeline),
-        "data": event.dump(),
-        "accepted_id": names.event_id(run, "accept", 0, "run.accepted"),
-        "traceparent": traceparent,
-    }
-
-
-def expansion_item(pipeline: Pipeline, event: Event, event_id: UUID, source: str, body_hash: bytes) -> Item:
-    """The ledger item of a request for all active tenants."""
-    return {
-        "kind": "expansion",
-        "event_key": names.inbox_key(ALL_TENANTS, source, event_id),
-        "event_id": event_id,
-        "body": body_hash.hex(),
-        "topic": event.topic,
-        "pipeline": pipeline.name,
-        "source": source,
-        "data": event.dump(),
-    }
-
-
-def covers(record: Arrived) -> Item:
-    return {"topic": record.topic, "partition": record.partition, "first": record.offset, "next": record.offset + 1}
-
-
-def not_ours(record: Arrived, tenant_id: str | None) -> Refused:
-    place = f"partition {record.partition}, offset {record.offset}"
-    sentence = f"{record.topic} is written by Tidemill alone, and this event ({place}) is none of ours; find its publisher"
-    return Refused("not_ours", sentence, tenant_id)
-
-
-def refusal_sentence(code: str, event: Event) -> str:
-    """Why the ledger refused a good event, and what to do."""
-    tenant = event.tenant_id
-    return {
-        "unknown_tenant": f"there is no tenant {tenant}; add it with `tidemill tenants add {tenant}`, then redrive the dead letter",
-        "tenant_suspended": f"tenant {tenant} is suspended; `tidemill tenants resume {tenant}`, then redrive the dead letter",
-        "tenant_deleted": f"tenant {tenant} was deleted; drop the dead letter",
-        "key_reused": f"an event of {tenant} with this id was accepted before with another body; publish it with an id of its own",
-    }.get(code, f"the ledger refused it ({code})")

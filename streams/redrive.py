@@ -13,7 +13,8 @@ from schemas.catalogue import FOREIGN
 from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
 from streams.executor import Executor
-from streams.inbox import Inbox, refusal_sentence
+from streams.inbox import Inbox
+from streams.items import refusal_sentence
 from streams.ledger.connection import is_conflict, is_outage
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.rows import DeadRecord

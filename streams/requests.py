@@ -15,7 +15,7 @@ from schemas.event import Event
 from schemas.json_strict import Flaw, parse
 from schemas.tenant import is_tenant_id
 from streams import names
-from streams.inbox import request_item
+from streams.items import request_item
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
 from streams.membership import WAKE_CHANNEL

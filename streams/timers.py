@@ -11,7 +11,8 @@ import structlog
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
 from streams.faultpoints import point
-from streams.inbox import Inbox, request_item
+from streams.inbox import Inbox
+from streams.items import request_item
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Answer, Clocklike
 from streams.names import OURS

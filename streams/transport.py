@@ -10,7 +10,7 @@ import faust
 import structlog
 
 from streams import seek_patch
-from streams.inbox import Arrived
+from streams.items import Arrived
 from streams.ledger.groupcommit import Stopped
 from streams.settings import Settings
 

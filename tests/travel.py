@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from streams.clock import Clock
-from streams.inbox import Arrived
+from streams.items import Arrived
 from streams.ledger.ledger import Ledger
 from streams.pipelines import Pipelines
 from streams.runtime import Runtime, running
