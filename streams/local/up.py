@@ -24,6 +24,8 @@ class Platform(Stack):
     def __init__(self, home: Path, *, say: Say, worker: bool = True, quick: bool = False, faults: bool = False, init: bool = True) -> None:
         super().__init__(home, say=say)
         self.worker, self.quick, self.faults, self.init = worker, quick, faults, init
+        self.neighbours: list[ServerProcess] = []
+        self.own: list[ServerProcess] = []
 
     def declare(self) -> list[ServerProcess]:
         servers = super().declare()
