@@ -145,6 +145,19 @@ async def _signal() -> int:
     return await seen.get()
 
 
+def _home() -> Path:
+    try:
+        return Settings().home
+    except (ValueError, KeyError):
+        from streams.cli.config import load  # it knows the sentence for each fault, but is slow to import
+        from streams.cli.frame import CliError
+
+        try:
+            return load().home
+        except CliError as error:
+            raise LocalError(str(error)) from None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/demo", description="Tidemill on this machine: three made-up tenants, from data to recommendations."
@@ -152,8 +165,9 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end by itself; exit status 0 only if every run succeeded")
     parser.add_argument("--fresh", action="store_true", help="remove what earlier demos left in the home folder first")
     flags = parser.parse_args()
-    home, screen = Settings().home, Screen()
+    screen = Screen()
     try:
+        home = _home()
         if flags.fresh:
             asyncio.run(begin_anew(home, screen))
         return asyncio.run(demo(home, screen, once=flags.once))

@@ -74,3 +74,22 @@ async def test_a_folder_that_is_no_home_is_not_emptied(tmp_path: Path) -> None:
     assert status == 1
     assert "is not a home folder of Tidemill" in said
     assert (tmp_path / "thesis.txt").exists()
+
+
+async def test_a_home_that_another_stack_uses_is_refused_by_name(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, said = await end(await start(tmp_path, "--once"))
+    assert status == 1
+    assert f"is in use by another stack (pid {os.getpid()})" in said
+    assert "Traceback" not in said
+
+
+async def test_a_wrong_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_KAFKA__PARTITIONS", "many")
+    status, said = await end(await start(tmp_path, "--once"))
+    assert status == 1
+    assert "bad_setting: kafka.partitions" in said
+    assert "Traceback" not in said
