@@ -72,7 +72,7 @@ def fold(held: States | None, state: State) -> States | None:
     return {**states, state["pipeline"]: state}
 
 
-def make_view_app(settings: Settings, app_class: type[faust.App]) -> faust.App:
+def make_view_app(settings: Settings, app_class: type[faust.App] = faust.App) -> faust.App:
     """A second Faust app with the transport's settings under a group of its own.
 
     Its member id is the address it serves: no other process can hold that too, so a restarted view takes its partitions back without a rebalance.

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import httpx
 import redis.asyncio
 from aiokafka.admin import AIOKafkaAdminClient
@@ -26,7 +27,6 @@ async def open_health(settings: Settings, *, table: Check) -> AsyncIterator[Heal
         cache = redis.asyncio.Redis.from_url(settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE)
         stack.push_async_callback(cache.aclose)
         objects = await stack.enter_async_context(open_objects(settings.s3))
-        ledger, warehouse = (_connection(stack, dsn.get_secret_value()) for dsn in (settings.ledger.dsn, settings.warehouse.dsn))
 
         async def ping() -> None:
             await cache.ping()
@@ -34,8 +34,8 @@ async def open_health(settings: Settings, *, table: Check) -> AsyncIterator[Heal
         yield Health(
             {
                 "kafka": kafka,
-                "ledger": lambda: _select(ledger, "select 1 from tenants limit 1"),
-                "warehouse": lambda: _select(warehouse, "select 1"),
+                "ledger": _database(stack, settings.ledger.dsn.get_secret_value(), "select 1 from tenants limit 1"),
+                "warehouse": _database(stack, settings.warehouse.dsn.get_secret_value(), "select 1"),
                 "redis": ping,
                 "s3": lambda: _bucket(objects, settings.s3.training_bucket),
                 "table": table,
@@ -78,14 +78,19 @@ class KafkaCheck:
             await stack.aclose()
 
 
-def _connection(stack: AsyncExitStack, dsn: str) -> Connection:
+def _database(stack: AsyncExitStack, dsn: str, sql: str) -> Check:
     connection = Connection(dsn, statement_timeout=PATIENCE, name="tidemill-health")
     stack.push_async_callback(connection.close)
-    return connection
 
+    async def check() -> None:
+        try:
+            await connection.value(sql)
+        except ConnectionError as error:
+            raise Unwell(f"nobody answers at {httpx.URL(dsn).netloc.decode().rpartition('@')[2]}") from error
+        except asyncpg.UndefinedTableError as error:
+            raise Unwell("its tables are missing; run `tidemill init`") from error
 
-async def _select(connection: Connection, sql: str) -> None:
-    await connection.value(sql)
+    return check
 
 
 async def _bucket(objects: ObjectStore, bucket: str) -> None:
@@ -97,7 +102,10 @@ def _http(http: httpx.AsyncClient, settings: NeighbourSettings) -> Check:
     """A neighbour is there when it answers anything below 500: not every one has a health page."""
 
     async def check() -> None:
-        answer = await http.get(f"{settings.url.rstrip('/')}/healthz")
+        try:
+            answer = await http.get(f"{settings.url.rstrip('/')}/healthz")
+        except httpx.TransportError as error:
+            raise Unwell(f"nobody answers at {settings.url}") from error
         if answer.status_code >= 500:
             raise Unwell(f"{settings.url} answers {answer.status_code}")
 

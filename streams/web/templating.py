@@ -49,7 +49,7 @@ def seconds(value: float | None) -> str:
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 60:
-        return f"{value:.1f} s"
+        return f"{value:.1f} s".replace(".0 s", " s")
     for unit, small, size in (("d", "h", 86_400), ("h", "min", 3600), ("min", "s", 60)):
         if value >= size:
             rest = int(value % size / (size / {"d": 24}.get(unit, 60)))
@@ -64,7 +64,7 @@ def ago(value: datetime | None, now: datetime) -> str:
     past = (now - value).total_seconds()
     if abs(past) < 1:
         return "now"
-    said = seconds(round(abs(past))).replace(".0 s", " s")
+    said = seconds(round(abs(past)))
     return f"{said} ago" if past > 0 else f"in {said}"
 
 
