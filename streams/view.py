@@ -35,6 +35,8 @@ DRAIN = 5
 """Seconds that requests in flight get after SIGTERM."""
 READ = 5
 """Seconds a question to the ledger may take."""
+NOT_THERE = 3
+"""Exit status when something needed is missing."""
 SAMPLE = 5
 """Seconds between looks at the ledger's clock."""
 
@@ -82,7 +84,11 @@ class ViewApp(faust.App):
         web = make_web(self._parts, hosts=[settings.web.host])
         await self.add_runtime_dependency(Server(web, self.listening, loop=self.loop, beacon=self.beacon))
         log.info("pages are served", url=f"http://{settings.web.host}:{settings.web.port}/")
-        await wait_for_cluster(settings.kafka)
+        try:
+            await wait_for_cluster(settings.kafka)
+        except TopicsWrong as wrong:
+            log.error(str(wrong), code="topics_wrong")
+            raise SystemExit(NOT_THERE) from None
 
     async def on_started(self) -> None:
         await super().on_started()
@@ -127,7 +133,7 @@ def run(settings: Settings) -> int:
         address = f"{settings.web.host}:{settings.web.port}"
         sentence = "the address of the pages cannot be had; stop who has it, or set another TIDEMILL_WEB__PORT"
         log.error(sentence, code="port_taken", address=address, error=error.strerror)
-        return 3
+        return NOT_THERE
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -139,8 +145,5 @@ def run(settings: Settings) -> int:
         Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()
     except SystemExit as end:
         return int(end.code or 0)
-    except TopicsWrong as wrong:
-        log.error(str(wrong), code="topics_wrong")
-        return 3
     finally:
         listening.close()
