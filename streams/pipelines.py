@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 from uuid import UUID
 
 from schemas.event import Event
-from streams.settings import Settings
+from streams.settings import Settings, load
 from streams.stage import Pipeline, Retry, Stage
 
 ECHO_GRACE = timedelta(seconds=10)
@@ -26,8 +25,7 @@ class Pipelines:
     @classmethod
     def load(cls, settings: Settings) -> "Pipelines":
         """The pipelines that the setting `pipelines` names; the runtime itself knows none."""
-        module, _, name = settings.pipelines.partition(":")
-        return cls(getattr(import_module(module), name), settings)
+        return cls(load(settings.pipelines), settings)
 
     @cached_property
     def completions(self) -> dict[str, list[tuple[Pipeline, Stage]]]:

@@ -7,6 +7,7 @@ Sources, strongest first: arguments, the environment (`TIDEMILL_KAFKA__BOOTSTRAP
 import json
 import os
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,6 +135,56 @@ class RuntimeSettings(Group):
     unknown_tenants: Literal["refuse", "create"] = "refuse"
 
 
+class QualitySettings(Group):
+    gate: Literal["on", "off"] = "on"
+    """Whether a tenant's last verdict decides if it may train. Tenants that the warehouse does not know are neither watched nor gated."""
+    no_verdict: Literal["measure", "allow", "block"] = "measure"
+    """What the gate does before a tenant's first verdict: have it measured now and decide then, let it train, or block it."""
+    dsn: SecretStr | None = None
+    """Where the watched tables are read, a replica for instance; None: the warehouse itself."""
+    role: str | None = "tidemill_reader"
+    """The role that reads them; None: as whom the DSN says."""
+    projector_role: str | None = "tidemill_projector"
+    """The role that writes `model_training_runs`, and nothing else."""
+    statement_timeout: Seconds = 30
+    """For one pass over one table of a chunk of tenants; halved with the chunk, down to `least_timeout`."""
+    least_timeout: Seconds = 5
+    lock_timeout: Seconds = 2
+    """How long a pass waits for a table that somebody has locked; then the table counts as not measurable."""
+    work_mem: str = "64MB"
+    """Of PostgreSQL, for a pass's sorts and hashes."""
+    full_every: timedelta = timedelta(hours=24)
+    """How often a clean tenant's tables are read whole; between these only what is new is counted."""
+    judge_timeout: Seconds = 120
+    interactions_within: timedelta = timedelta(hours=24)
+    items_within: timedelta = timedelta(days=7)
+    training_within: timedelta = timedelta(hours=24)
+    interaction_types: tuple[str, ...] = ("view", "click", "purchase", "like", "share", "add_to_cart", "rating", "dislike", "bookmark", "comment")
+    """Allowed unless the tenant's own setting `quality.interaction_types` says otherwise."""
+    future_tolerance: timedelta = timedelta(minutes=5)
+    """How far ahead a publisher's clock may be."""
+    tolerated_percent: Annotated[float, Field(ge=0, le=100)] = 0
+    """Missing, orphaned, repeated or invalid rows up to this share are healthy."""
+    high_percent: Annotated[float, Field(ge=0, le=100)] = 1
+    """Above this share they block training; between the two they are worth an alert."""
+    unusual: Annotated[float, Field(gt=0)] = 3
+    """Robust z-score above which a number is unusual (medium) …"""
+    very_unusual: Annotated[float, Field(gt=0)] = 5
+    """… and very unusual (high)."""
+    warm_up: Annotated[int, Field(ge=2)] = 4
+    """Weeks that a number must have been seen at its hour of the week before it can be called unusual."""
+    remind_every: timedelta = timedelta(days=3)
+    """How often an open incident is told again."""
+    flapping_within: timedelta = timedelta(hours=24)
+    """A check that fails again so soon after it was resolved goes on with its old incident, and must stay healthy longer each time."""
+    kept: timedelta = timedelta(days=180)
+    """How long verdicts are kept; they are dropped a month at a time."""
+    allowed_for: timedelta = timedelta(hours=24)
+    """How long `tidemill quality allow` holds unless it says otherwise."""
+    tools: str = "agents.quality_tools:TOOLS"
+    """What CLI and demo use of the checks themselves, as `module:name`."""
+
+
 class WebSettings(Group):
     host: str = "127.0.0.1"
     port: PositiveInt = 8080
@@ -152,6 +203,8 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     pipelines: str = "agents:PIPELINES"
     """Which pipelines a worker carries, as `module:name`."""
+    services: str = "streams.services:open_services"
+    """What opens the services that their stages use, as `module:name`."""
     kafka: KafkaSettings = KafkaSettings()
     ledger: LedgerSettings = LedgerSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
@@ -164,6 +217,7 @@ class Settings(BaseSettings):
     index: IndexSettings = IndexSettings()
     retry: RetrySettings = RetrySettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    quality: QualitySettings = QualitySettings()
     web: WebSettings = WebSettings()
 
     @classmethod
@@ -191,6 +245,12 @@ class _StackSource(PydanticBaseSettingsSource):
             return from_stack(json.loads(path.read_text()))
         except (OSError, ValueError):
             return {}
+
+
+def load(path: str) -> Any:
+    """What a setting of the form `module:name` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 def from_stack(stack: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from streams.logs import set_up
 from streams.membership import Membership, SlotTaken
 from streams.pipelines import Pipelines
 from streams.runtime import Runtime
-from streams.services import open_services
-from streams.settings import Settings
+from streams.settings import Settings, load
 from streams.transport import add_agents, make_app
 
 log = structlog.get_logger(__name__)
@@ -52,7 +51,7 @@ class WorkerApp(faust.App):
         stack.push_async_callback(ledger.stop)
         versions = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-versions")
         stack.push_async_callback(versions.close)
-        services = await stack.enter_async_context(open_services(settings, LedgerVersions(versions)))
+        services = await stack.enter_async_context(load(settings.services)(settings, LedgerVersions(versions)))
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)

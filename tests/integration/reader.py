@@ -34,13 +34,13 @@ def main(bootstrap: str, topic: str, group: str, slot: str, file: str, patch: st
         seek_patch.apply = lambda: None
     app: faust.App = make_app(Settings(kafka=KafkaSettings(bootstrap=bootstrap, app_id=group, partitions=4)), slot=int(slot))
     app.conf.broker_commit_interval = 60
-    out = Path(file).open("a", buffering=1)
+    with Path(file).open("a", buffering=1) as out:
 
-    async def take(record: Arrived) -> None:
-        out.write(f"{record.partition} {record.offset}\n")
+        async def take(record: Arrived) -> None:
+            out.write(f"{record.partition} {record.offset}\n")
 
-    add_agents(app, [topic], take)
-    Worker(app, quiet=True, redirect_stdouts=False, loglevel="warning").execute_from_commandline()
+        add_agents(app, [topic], take)
+        Worker(app, quiet=True, redirect_stdouts=False, loglevel="warning").execute_from_commandline()
 
 
 if __name__ == "__main__":
