@@ -1,0 +1,161 @@
+"""Runs seeds one after the other on one ledger: `python -m tests.simulation.run --seeds 100`; a failing seed prints itself and its story."""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import structlog
+
+from streams import expand, runtime, timers
+from tests.simulation.checker import TABLES, Facts, check
+from tests.simulation.life import install_points, task_factory
+from tests.simulation.links import Lines
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.script import Script, prepare, settle
+from tests.simulation.world import Errors, World
+
+COMMANDS = {stage: stage for stage in ("check", "train", "index", "deploy", "warm")}
+"""Stages that send a command, named alike."""
+
+
+@dataclass
+class Report:
+    """What a seed came to."""
+
+    seed: int
+    violations: list[str]
+    points: int
+    crashes: int
+    runs: int
+    seconds: float
+    trace: list[str] = field(default_factory=list)
+    places: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        story = "\n".join(f"    {line}" for line in self.trace)
+        return f"seed {self.seed} violates:\n" + "\n".join(f"  {each}" for each in self.violations) + f"\n  its story:\n{story}"
+
+
+async def run_seed(seed: int, loop: VirtualLoop, lines: Lines, dsn: str, **changes: Any) -> Report:
+    """One seed from its empty ledger to the checker's verdict."""
+    began = time.monotonic()
+    world = World(seed, loop, lines, dsn, **changes)
+    try:
+        await prepare(world)
+        for slot in range(1, world.slots + 1):
+            world.start_worker(slot)
+        script = Script(world)
+        await script.play()
+        await settle(world)
+        for worker in world.workers.values():
+            for death in worker.silent_deaths():
+                world.violate("worker", f"a task of the runtime of {worker.life.name} ended by itself: {death}")
+        facts = await collect(world, script)
+        world.over = True
+        for worker in world.living:
+            await world.stop_worker(worker)
+        for worker in world.workers.values():
+            worker.life.die("ends with its world")
+            await worker.life.gone.wait()
+        for violation in check(facts):
+            world.violate(*violation.split(": ", 1))
+    finally:
+        await world.close()
+    return Report(
+        seed,
+        world.violations,
+        sum(world.points.values()),
+        world.crashes,
+        len(facts.tables["runs"]),
+        time.monotonic() - began,
+        list(world.choices.trace) if world.violations else [],
+        world.points,
+    )
+
+
+async def collect(world: World, script: Script) -> Facts:
+    """What is left of a world for the checker."""
+    tables = {name: [dict(row) for row in await world.sql(f"select * from {name}")] for name in TABLES}
+    return Facts(
+        tables,
+        world.broker.records(),
+        set(world.pipelines.topics),
+        script.answers,
+        [*world.engine.journal.values(), *world.service.journal.values()],
+        world.engine.jobs,
+        script.cancelled,
+        world.refused,
+        COMMANDS,
+    )
+
+
+_BLOCKED = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+
+
+def run_seeds(dsn: str, seeds: Iterable[int], *, until: float = float("inf"), stop_at_first: bool = False, **changes: Any) -> list[Report]:
+    """Seeds in a row on one event loop; `until`: no new one after this time (time.time())."""
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, Errors()], cache_logger_on_first_use=False)
+    install_points()
+    timers.IDLE = expand.IDLE = 5.0  # idle polls are most of what is said otherwise, and say nothing
+    runtime.SWEEP_OUTBOX = 2.0
+    reports: list[Report] = []
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner, psycopg.connect(dsn, autocommit=True) as watch:
+        loop = runner.get_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.blocked = lambda: bool(watch.execute(_BLOCKED).fetchone())
+        loop.set_task_factory(task_factory)
+        loop.set_exception_handler(lambda loop, context: None)  # what nobody awaited any more belonged to the dead
+        lines = Lines(loop)
+        lines.install()
+        for seed in seeds:
+            if time.time() > until:
+                break
+            reports.append(runner.run(run_seed(seed, loop, lines, dsn, **changes)))
+            if stop_at_first and reports[-1].violations:
+                break
+        runner.run(lines.close())
+    return reports
+
+
+def main() -> int:
+    from tests.simulation.server import running_server
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--story", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    with running_server() as server:
+        dsn = server.ledger("one")
+        began = time.monotonic()
+        if options.profile:
+            import cProfile
+            import pstats
+
+            profile = cProfile.Profile()
+            profile.enable()
+        reports = run_seeds(dsn, range(options.first, options.first + options.seeds), stop_at_first=options.story)
+        if options.profile:
+            profile.disable()
+            pstats.Stats(profile).sort_stats("tottime").print_stats(35)
+        seconds = time.monotonic() - began
+    bad = [report for report in reports if report.violations]
+    for report in bad:
+        sys.stdout.write((str(report) if options.story else f"seed {report.seed}: " + "; ".join(v[:400] for v in report.violations[:4])) + "\n")
+    points, crashes, runs = (sum(getattr(report, name) for report in reports) for name in ("points", "crashes", "runs"))
+    sys.stdout.write(
+        f"{len(reports)} seeds in {seconds:.1f} s ({60 * len(reports) / seconds:.0f} a minute), {points} crash points passed, "
+        f"{crashes} crashes, {runs} runs, {len(bad)} seeds with violations\n"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
