@@ -1,7 +1,7 @@
 """Every event by its topic: what a reader can meet on Kafka."""
 
 from schemas.event import Event
-from schemas.quality import AlertRaised, AlertResolved, DqEvaluated, DqTick
+from schemas.quality import AlertRaised, AlertResolved, DqDecided, DqEvaluated, DqTick
 from schemas.training import (
     CacheWarmed,
     IndexBuilt,
@@ -30,6 +30,7 @@ EVENTS: dict[str, type[Event]] = {
         RunFinished,
         DqTick,
         DqEvaluated,
+        DqDecided,
         AlertRaised,
         AlertResolved,
     )

@@ -1,0 +1,249 @@
+"""Measures a chunk of tenants: each pass over a table is one statement for all of them, within one snapshot of the warehouse.
+
+What fails is narrowed down: a pass that takes too long is halved until the culprit is alone; a table that is locked, missing or
+of another shape is not asked again. Nobody's trouble costs another tenant more than its time.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from expectations.named import statement, statements
+from expectations.shape import DECLARED, Difference, differences
+from expectations.trouble import Trouble, is_away, trouble
+from expectations.warehouse import Warehouse
+
+SETTLE = timedelta(minutes=5)
+"""Rows younger than this are counted anew by the next tick: a transaction that is still open may add some of that age."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A tenant whose turn it is."""
+
+    tenant_id: str
+    types: tuple[str, ...]
+    """Interaction types that are allowed."""
+    since: datetime | None = None
+    """Only rows created from then on are read; None: all."""
+    before: dict[str, int] = field(default_factory=dict)
+    """Table -> rows that were created before `since`."""
+    alone: bool = False
+    """Took too long last time: measured apart from the others."""
+
+
+@dataclass(slots=True)
+class Profile:
+    """The numbers of one tenant; what could not be measured is named in `troubles` by its table."""
+
+    tenant_id: str
+    known: bool | None = None
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    """`table.number`; an age without a row is None."""
+    details: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Difference] = field(default_factory=dict)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    """By number prefix or table."""
+    settled: datetime | None = None
+    whole: bool = True
+
+    @property
+    def watched(self) -> bool:
+        """Whether the warehouse knows the tenant, or has rows of it; in doubt it does."""
+        if self.shape and not any(each.there for each in self.shape.values()):
+            return False
+        rows = [self.numbers.get(f"{table}.rows") for table in ("users", "items", "user_interactions")]
+        return bool(self.known or any(rows) or self.troubles)
+
+    def get(self, number: str) -> float | None:
+        return self.numbers.get(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One statement of `profile.sql`: what it reads, what it counts (zero where it names no row), what it does not count."""
+
+    name: str
+    prefix: str
+    tables: tuple[str, ...]
+    counts: tuple[str, ...] = ()
+    ages: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    new_only: str | None = None
+    """Another statement that does the same for new rows alone."""
+    incremental: bool = True
+    """Whether it reads only new rows when asked to."""
+
+
+PASSES = (
+    Pass("users", "users", ("users",), ("rows", "null_user_id", "null_created_at", "tail")),
+    Pass("items", "items", ("items",), ("rows", "null_item_id", "null_content", "null_created_at", "future", "tail")),
+    Pass("items_newest", "items", ("items",), ages=("age",), incremental=False),
+    Pass(
+        "user_interactions",
+        "user_interactions",
+        ("user_interactions",),
+        ("rows", "null_user_id", "null_item_id", "null_interaction_type", "null_timestamp", "invalid", "tail"),
+        details=("types", "invalid_types"),
+    ),
+    Pass(
+        "interactions_recent",
+        "user_interactions",
+        ("user_interactions",),
+        ("future", "rows_hour", "rows_day", "users_day", "items_day"),
+        incremental=False,
+    ),
+    Pass("interactions_newest", "user_interactions", ("user_interactions",), ages=("age",), incremental=False),
+    Pass("training_newest", "model_training_runs", ("model_training_runs",), ages=("age",), incremental=False),
+    Pass("orphan_items", "orphan_items", ("user_interactions", "items"), ("count",)),
+    Pass("orphan_users", "orphan_users", ("user_interactions", "users"), ("count",)),
+    Pass("duplicates", "duplicates", ("user_interactions",), ("count",), new_only="new_duplicates"),
+)
+COUNTED_ON = ("users", "items", "user_interactions")
+
+
+async def measure(warehouse: Warehouse, due: Sequence[Due], now: datetime, tolerance: timedelta) -> dict[str, Profile]:
+    """The profile of each tenant, whatever happens; those that were slow last time come last, each alone."""
+    found: dict[str, Profile] = {}
+    together = [each for each in due if not each.alone]
+    for chunk in [together, *([each] for each in due if each.alone)]:
+        if chunk:
+            found |= await _Chunk(warehouse, chunk, now, tolerance).measure()
+    return found
+
+
+class _Chunk:
+    """Some tenants within one snapshot."""
+
+    def __init__(self, warehouse: Warehouse, due: Sequence[Due], now: datetime, tolerance: timedelta) -> None:
+        self._warehouse, self._due, self._now, self._tolerance = warehouse, due, now, tolerance
+        self._settled = now - SETTLE
+        self._profiles = {each.tenant_id: Profile(each.tenant_id, settled=self._settled, whole=each.since is None) for each in due}
+        self._closed: dict[str, Trouble] = {}
+        """Tables that nobody in this chunk can read."""
+
+    async def measure(self) -> dict[str, Profile]:
+        try:
+            async with self._warehouse.snapshot() as connection:
+                await self._look(connection)
+                for what in PASSES:
+                    await self._run(connection, what)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._away(error)
+        for each in self._due:
+            self._count_on(each, self._profiles[each.tenant_id])
+        return self._profiles
+
+    async def _look(self, connection: "asyncpg.Connection[Any]") -> None:
+        """The tables' shape, and which tenants the warehouse knows."""
+        rows = await connection.fetch(statements("profile.sql")["shape"])
+        shape = differences((row["table"], row["column"], row["type"]) for row in rows)
+        for table, difference in shape.items():
+            if not difference.there:
+                self._closed[table] = Trouble("table_missing", table, f"{table} is not there; create it, or correct TIDEMILL_WAREHOUSE__DSN")
+            elif difference.defects:
+                named = "; ".join([*(f"{column} is missing" for column in difference.missing), *difference.wrong])
+                code = "column_missing" if difference.missing else "column_type"
+                self._closed[table] = Trouble(code, table, f"{table} is not as declared: {named}; mend the table, then `tidemill quality run`")
+        for profile in self._profiles.values():
+            profile.shape = shape
+        await self._run(connection, Pass("tenants", "tenants", ("tenants",), incremental=False))
+
+    async def _run(self, connection: "asyncpg.Connection[Any]", what: Pass) -> None:
+        for table in what.tables:
+            if closed := self._closed.get(table):
+                return self._failed(self._due, what, closed)
+        if not what.incremental:
+            return await self._pass(connection, what, what.name, self._due, self._warehouse.statement_timeout)
+        whole = [each for each in self._due if each.since is None]
+        new = [each for each in self._due if each.since is not None]
+        if whole:
+            await self._pass(connection, what, statement_name(what, False), whole, self._warehouse.statement_timeout)
+        if new:
+            await self._pass(connection, what, statement_name(what, True), new, self._warehouse.statement_timeout, incremental=True)
+        return None
+
+    async def _pass(
+        self, connection: "asyncpg.Connection[Any]", what: Pass, name: str, due: Sequence[Due], timeout: float, *, incremental: bool = False
+    ) -> None:
+        """One statement for all, or for ever smaller halves of them."""
+        try:
+            async with connection.transaction():  # a savepoint: what fails takes neither the snapshot nor the other passes along
+                await connection.execute("select set_config('statement_timeout', $1, true)", f"{int(timeout * 1000)}ms")
+                rows = await connection.fetch(statement(name, incremental=incremental), self._parameter(due), timeout=timeout + 10)
+        except asyncpg.PostgresError as error:
+            if is_away(error):
+                raise
+            why = trouble(error, " or ".join(what.tables))
+            if why.of_one and len(due) > 1:
+                half, less = len(due) // 2, max(timeout / 2, self._warehouse.least_timeout)
+                await self._pass(connection, what, name, due[:half], less, incremental=incremental)
+                await self._pass(connection, what, name, due[half:], less, incremental=incremental)
+                return
+            if not why.of_one and len(what.tables) == 1:
+                self._closed[what.tables[0]] = why
+            self._failed(due, what, why)
+        else:
+            self._take(what, due, rows)
+
+    def _parameter(self, due: Sequence[Due]) -> str:
+        common = {"settled": self._settled.isoformat(), "now": self._now.isoformat(), "tolerance": f"{self._tolerance.total_seconds()} seconds"}
+        return json.dumps(
+            [
+                {"tenant_id": each.tenant_id, "types": list(each.types), "since": each.since.isoformat() if each.since else None, **common}
+                for each in due
+            ]
+        )
+
+    def _take(self, what: Pass, due: Sequence[Due], rows: Sequence[Any]) -> None:
+        for each in due:
+            numbers = self._profiles[each.tenant_id].numbers
+            numbers |= dict.fromkeys((f"{what.prefix}.{count}" for count in what.counts), 0)
+            numbers |= dict.fromkeys((f"{what.prefix}.{age}" for age in what.ages), None)
+        for row in rows:
+            profile = self._profiles[row["tenant_id"]]
+            if what.name == "tenants":
+                profile.known = row["known"]
+            profile.numbers |= {f"{what.prefix}.{name}": row[name] for name in (*what.counts, *what.ages)}
+            profile.details |= {f"{what.prefix}.{name}": json.loads(row[name]) for name in what.details}
+
+    def _failed(self, due: Sequence[Due], what: Pass, why: Trouble) -> None:
+        for each in due:
+            self._profiles[each.tenant_id].troubles.setdefault(what.name, why)
+
+    def _away(self, error: BaseException) -> None:
+        """The warehouse went away in the middle: what was measured counts, the rest could not be."""
+        for each in (Pass("tenants", "tenants", ("tenants",)), *PASSES):
+            for profile in self._profiles.values():
+                wanted = [f"{each.prefix}.{number}" for number in (*each.counts, *each.ages)]
+                if (each.name == "tenants" and profile.known is None) or any(number not in profile.numbers for number in wanted):
+                    profile.troubles.setdefault(each.name, trouble(error, " or ".join(each.tables)))
+
+    def _count_on(self, due: Due, profile: Profile) -> None:
+        """Rows counted before are added; a table that was not read keeps what was known of it."""
+        for table in COUNTED_ON:
+            rows = profile.numbers.get(f"{table}.rows")
+            if rows is not None:
+                profile.numbers[f"{table}.rows"] = rows + due.before.get(table, 0)
+
+
+def statement_name(what: Pass, incremental: bool) -> str:
+    return what.new_only if incremental and what.new_only else what.name
+
+
+def to_count_on(profile: Profile) -> dict[str, Any]:
+    """What the next tick of a clean tenant may count on: where it begins, and how many rows lie before."""
+    assert profile.settled is not None
+    rows = {table: int((profile.get(f"{table}.rows") or 0) - (profile.get(f"{table}.tail") or 0)) for table in COUNTED_ON}
+    return {"since": profile.settled.isoformat(), "before": rows}
+
+
+def is_clean(profile: Profile) -> bool:
+    """Whether the next tick may look at new rows alone: nothing to find gone among the old ones, and nothing left unmeasured."""
+    defects = ("null_", "future", "invalid", "orphan", "duplicates")
+    counted = (value for name, value in profile.numbers.items() if any(word in name for word in defects))
+    return not profile.troubles and not any(counted) and set(profile.shape) == set(DECLARED)

@@ -1,0 +1,226 @@
+"""Measuring counts exactly, in one snapshot, and one tenant's or one table's trouble costs the others nothing."""
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+
+import asyncpg
+import pytest
+
+from expectations.profile import Due, is_clean, measure, to_count_on
+from expectations.warehouse import Warehouse
+from tests.quality.data import NOW, TYPES, Rows, a_tenant, count, load, spoil, wild_tenant
+
+TOLERANCE = timedelta(minutes=5)
+
+
+def due(*tenants, **changes):
+    return [Due(tenant, TYPES, **changes) for tenant in tenants]
+
+
+async def look(warehouse, *tenants, now=NOW, **changes):
+    return await measure(warehouse, due(*tenants, **changes), now, TOLERANCE)
+
+
+def numbers(profile, like):
+    return {name: profile.numbers[name] for name in like}
+
+
+async def test_seeded_defects_are_counted_exactly(tables, warehouse):
+    rows = a_tenant("healthy")
+    dirty = spoil(a_tenant("dirty"), null_users=3, null_items=2, null_types=4, null_times=1, orphans=7, strangers=6, kinds=8, future=9, twins=5)
+    rows += dirty
+    await load(tables, rows)
+    found = await look(warehouse, "healthy", "dirty")
+    seen = found["dirty"].numbers
+    seeded = {"null_user_id": 3, "null_item_id": 2, "null_interaction_type": 4, "null_timestamp": 1, "invalid": 8, "future": 9}
+    assert {name: seen[f"user_interactions.{name}"] for name in seeded} == seeded
+    assert (seen["orphan_items.count"], seen["orphan_users.count"], seen["duplicates.count"]) == (7, 6, 5)
+    assert found["dirty"].details["user_interactions.invalid_types"] == {"teleport": 8}
+    assert is_clean(found["healthy"])
+    assert not is_clean(found["dirty"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_nobody_planned_is_counted_as_python_counts_it(tables, warehouse, seed):
+    rows = Rows()
+    tenants = [f"wild-{n}" for n in range(8)]
+    for n, tenant in enumerate(tenants):
+        rows += wild_tenant(tenant, seed * 100 + n)
+    await load(tables, rows)
+    found = await look(warehouse, *tenants)
+    known = {row[0] for row in rows.tenants}
+    for tenant in tenants:
+        expected = count(rows, tenant)
+        assert numbers(found[tenant], expected) == pytest.approx(expected)
+        assert found[tenant].known == (tenant in known)
+        assert not found[tenant].troubles
+
+
+async def test_new_rows_alone_give_the_same_numbers_as_everything(tables, warehouse):
+    rows = a_tenant("acme")
+    await load(tables, rows)
+    before = (await look(warehouse, "acme"))["acme"]
+    assert is_clean(before)
+    state = to_count_on(before)
+    later = NOW + timedelta(hours=6)
+    young = Rows(
+        users=[("u900", "acme", later), (None, "acme", later)],
+        items=[("i900", "acme", None, None, later)],
+        user_interactions=[
+            ("u900", "i900", "view", later, "acme", later),
+            ("u900", "i900", "view", later, "acme", later),
+            (*rows.user_interactions[0][:5], later),  # twin of an old row
+            ("u0", "lost", "hover", later - timedelta(seconds=9), "acme", later),
+        ],
+    )
+    await load(tables, young)
+    rows += young
+    [profile] = (
+        await measure(warehouse, [Due("acme", TYPES, since=datetime.fromisoformat(state["since"]), before=state["before"])], later, TOLERANCE)
+    ).values()
+    expected = count(rows, "acme", later)
+    assert numbers(profile, expected) == pytest.approx(expected)
+    assert not profile.whole
+    assert expected["duplicates.count"] == 2
+
+
+async def test_an_empty_tenant_has_no_age_and_one_nobody_knows_is_not_watched(tables, warehouse):
+    await load(tables, Rows(tenants=[("empty", None)]))
+    found = await look(warehouse, "empty", "stranger")
+    assert found["empty"].watched
+    assert found["empty"].numbers["user_interactions.age"] is None
+    assert found["empty"].numbers["user_interactions.rows"] == 0
+    assert not found["stranger"].watched
+
+
+async def test_items_of_a_tenant_without_an_entry_are_watched_all_the_same(tables, warehouse):
+    rows = a_tenant("orphan")
+    rows.tenants = []
+    await load(tables, rows)
+    [profile] = (await look(warehouse, "orphan")).values()
+    assert profile.watched
+    assert profile.known is False
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "table"),
+    [
+        ("drop table items", "table_missing", "items"),
+        ("alter table items drop column content", "column_missing", "items"),
+        ('alter table user_interactions alter column "timestamp" type text', "column_type", "user_interactions"),
+        ("revoke select on users from tidemill_reader", "no_permission", "users"),
+    ],
+)
+async def test_a_broken_table_is_named_and_the_others_are_measured(tables, warehouse, statement, code, table):
+    await load(tables, a_tenant("acme"))
+    await tables.execute(statement)
+    [profile] = (await look(warehouse, "acme")).values()
+    touched = {why.code for name, why in profile.troubles.items() if name.startswith(table[:5])}
+    assert touched == {code}
+    untouched = {"users", "items", "user_interactions"} - {table}
+    assert all(profile.numbers[f"{name}.rows"] for name in untouched)
+    assert profile.watched
+
+
+async def test_no_warehouse_tables_at_all_means_that_nobody_is_watched(tables, warehouse):
+    await tables.execute("drop table tenants, users, items, user_interactions, model_training_runs")
+    [profile] = (await look(warehouse, "acme")).values()
+    assert not profile.watched
+    assert await warehouse.knows("acme") is False
+
+
+async def test_a_lock_held_all_the_time_costs_one_wait_and_one_table(tables, warehouse):
+    await load(tables, a_tenant("acme"))
+    async with tables.transaction():
+        await tables.execute("lock table user_interactions in access exclusive mode")
+        began = time.monotonic()
+        found = await look(warehouse, "acme", "other")
+        assert time.monotonic() - began < 5
+    assert found["acme"].troubles["user_interactions"].code == "table_locked"
+    assert found["acme"].numbers["items.rows"] == 20
+    assert "items" not in found["acme"].troubles
+
+
+async def test_a_tenant_whose_rows_hang_fails_alone(tables, warehouse_dsn):
+    tenants = [f"t-{n:02}" for n in range(16)]
+    for tenant in tenants:
+        await load(tables, a_tenant(tenant, interactions=20))
+    await tables.execute(
+        """
+        alter table items rename to items_kept;
+        create function slow(t text) returns boolean language plpgsql cost 1000000 as
+            $$ begin if t = 't-05' then perform pg_sleep(20); end if; return true; end $$;
+        create view items as select * from items_kept where slow(tenant_id);
+        grant select on items to tidemill_reader;
+        grant select on items_kept to tidemill_reader;
+        """
+    )
+    warehouse = Warehouse(warehouse_dsn, role="tidemill_reader", statement_timeout=0.6, least_timeout=0.2)
+    found = await look(warehouse, *tenants)
+    assert found["t-05"].troubles["items"].code == "measure_timeout"
+    others = [found[tenant] for tenant in tenants if tenant != "t-05"]
+    assert all(not profile.troubles and profile.numbers["items.rows"] == 20 for profile in others)
+
+
+async def test_a_server_that_goes_away_in_the_middle_leaves_what_was_measured(tables, warehouse, platform):
+    await load(tables, a_tenant("acme"))
+    blocker = await asyncpg.connect(platform["postgres"])
+    async with tables.transaction():
+        await tables.execute("lock table user_interactions in access exclusive mode")
+        patient = Warehouse(warehouse.dsn, role="tidemill_reader", lock_timeout=30)
+        looking = asyncio.create_task(look(patient, "acme"))
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if await blocker.fetchval(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tidemill-quality' and wait_event_type = 'Lock'"
+            ):
+                break
+        found = await looking
+    await blocker.close()
+    profile = found["acme"]
+    assert profile.numbers["items.rows"] == 20
+    assert profile.troubles["user_interactions"].code == "warehouse_away"
+    assert profile.watched
+
+
+async def test_a_warehouse_that_cannot_be_reached_is_named(warehouse_dsn):
+    nowhere = Warehouse("postgresql://tidemill@127.0.0.1:1/nowhere")
+    [profile] = (await look(nowhere, "acme")).values()
+    assert {why.code for why in profile.troubles.values()} == {"warehouse_away"}
+
+
+async def test_a_role_that_is_not_there_is_named(warehouse_dsn):
+    [profile] = (await look(Warehouse(warehouse_dsn, role="nobody_at_all"), "acme")).values()
+    assert {why.code for why in profile.troubles.values()} == {"no_permission"}
+
+
+async def test_times_without_a_zone_count_as_utc_and_extreme_ones_do_no_harm(tables, warehouse):
+    await tables.execute('alter table user_interactions alter column "timestamp" type timestamp')
+    rows = a_tenant("acme", interactions=0)
+    for at in (datetime(1, 1, 1), datetime(9999, 12, 31), NOW.replace(tzinfo=None) - timedelta(hours=2)):  # noqa: DTZ001
+        rows.user_interactions.append(("u0", "i0", "view", at, "acme", NOW))
+    await load(tables, rows)
+    await tables.execute("insert into user_interactions values ('u0', 'i0', 'like', 'infinity', 'acme'), ('u0', 'i0', 'like', '-infinity', 'acme')")
+    [profile] = (await look(warehouse, "acme")).values()
+    assert profile.numbers["user_interactions.age"] == pytest.approx(7200)
+    assert profile.numbers["user_interactions.future"] == 2
+    assert not profile.troubles
+
+
+async def test_tenant_ids_are_data_and_never_text(tables, warehouse):
+    await load(tables, a_tenant("acme"))
+    hostile = "x'; drop table tenants; --"
+    found = await look(warehouse, hostile, "acme")
+    assert found[hostile].numbers["items.rows"] == 0
+    assert found["acme"].numbers["items.rows"] == 20
+
+
+async def test_the_reading_role_cannot_write(warehouse):
+    connection = await warehouse.connect()
+    with pytest.raises(asyncpg.PostgresError):
+        await connection.execute("delete from items")
+    await connection.execute("set default_transaction_read_only = off")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("delete from items")
+    await connection.close()
