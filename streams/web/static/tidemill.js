@@ -51,7 +51,7 @@ async function send(path, body) {
   try {
     const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     const facts = await answer.json();
-    said.textContent = answer.ok ? `Accepted: ${facts.result}` : `${facts.code}: ${facts.message}`;
+    said.textContent = answer.ok ? `Accepted (${facts.result})` : `${facts.code}: ${facts.message}`;
     if (answer.ok && facts.run_id && !location.pathname.includes(facts.run_id)) {
       const link = document.createElement("a");
       link.href = `/runs/${facts.run_id}`;
