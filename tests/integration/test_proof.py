@@ -1,6 +1,11 @@
 """Rows and journal of a real ledger: the fold comes to the rows after every kind of move, and forged rows are found."""
 
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +13,7 @@ from streams.proof.check import Checked
 from streams.proof.rebuild import Rebuilt, rebuild
 from tests.integration.ledger_moves import Moves
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(180)]
 
 
@@ -262,3 +268,41 @@ async def test_rebuilding_one_tenant_touches_no_other(moves: Moves) -> None:
     await moves.raw.execute("update runs set reason = 'forged'")
     assert [each.tenant_id async for each in rebuild(moves.raw, "globex")] == ["globex"]
     assert {each.tenant_id for each in (await moves.check()).differences} == {"acme"}
+
+
+async def tidemill(dsn: str, *args: str) -> tuple[int, str, str]:
+    """The command, as somebody types it."""
+    environment = os.environ | {"TIDEMILL_LEDGER__DSN": dsn}
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "streams.cli", *args]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe, cwd=ROOT)
+    said, complained = await process.communicate()
+    return process.returncode or 0, said.decode(), complained.decode()
+
+
+async def test_the_command_checks_refuses_while_workers_live_repairs_and_checks_again(moves: Moves, ledger_dsn: str) -> None:
+    await moves.whole()
+    status, said, _ = await tidemill(ledger_dsn, "rebuild", "--check")
+    assert (status, said.startswith("equal: 1 tenants, 1 runs")) == (0, True)
+    await moves.raw.execute("update runs set state = 'failed'")
+    status, said, _ = await tidemill(ledger_dsn, "rebuild", "--check", "--json")
+    found = json.loads(said)
+    assert (status, found["equal"], found["differences"][0]["sentence"]) == (1, False, "state: journal succeeded, rows failed")
+
+    status, _, complained = await tidemill(ledger_dsn, "rebuild")
+    assert (status, complained.startswith("workers_alive: 1 workers are alive")) == (1, True)
+    status, said, _ = await tidemill(ledger_dsn, "rebuild", "--online", "--json")
+    [one] = json.loads(said)
+    assert (status, one["tenant_id"], one["done"], one["runs"], one["before"] == one["after"]) == (0, "acme", True, 1, False)
+    status, said, _ = await tidemill(ledger_dsn, "rebuild", "--check", "--tenant", "acme")
+    assert status == 0
+
+    await moves.raw.execute("delete from journal where seq = 2")
+    status, said, _ = await tidemill(ledger_dsn, "rebuild", "--online")
+    assert (status, "left     acme: its journal is not whole (gap: " in said) == (1, True)
+    status, _, complained = await tidemill(ledger_dsn, "rebuild", "--check", "--tenant", "nobody")
+    assert (status, complained.startswith("unknown_tenant: ")) == (1, True)
+    status, _, complained = await tidemill(ledger_dsn, "prove")
+    assert (status, complained.startswith("wrong_usage: ")) == (2, True)
+    status, _, complained = await tidemill("postgresql://nobody@127.0.0.1:1/nothing", "verify")
+    assert (status, complained.startswith("ledger_away: ")) == (3, True)

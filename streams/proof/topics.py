@@ -1,0 +1,94 @@
+"""Reads what lies on Kafka, as a plain reader without a group: which of our events, and how often."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+from aiokafka.partitioner import DefaultPartitioner
+
+from streams.names import OURS
+from streams.settings import KafkaSettings
+from streams.topics import MAX_BYTES
+
+PATIENCE = 30.0
+"""Seconds without a record, with records still to come, after which Kafka counts as away."""
+
+
+class Published:
+    """Our events on some partitions: event id -> how often; run -> its event ids with their topics."""
+
+    def __init__(self) -> None:
+        self.times: dict[UUID, int] = defaultdict(int)
+        self.of_run: dict[UUID, dict[UUID, str]] = defaultdict(dict)
+
+    def take(self, topic: str, headers: Iterable[tuple[str, bytes]]) -> None:
+        facts = dict(headers)
+        if facts.get("ce_source") != OURS.encode():
+            return
+        try:
+            event = UUID(facts["ce_id"].decode())
+            run = UUID(facts["ce_subject"].decode()) if "ce_subject" in facts else None
+        except (KeyError, ValueError):
+            return  # whoever published it only says that it is ours; the inbox makes a dead letter of it
+        self.times[event] += 1
+        if run is not None:
+            self.of_run[run][event] = topic
+
+
+def partition_of(tenant_id: str, partitions: int) -> int:
+    """Where the producer puts a tenant's events."""
+    every = list(range(partitions))
+    return int(DefaultPartitioner()(tenant_id.encode(), every, every))
+
+
+async def read(settings: KafkaSettings, topics: Sequence[str], partition: int, since: datetime | None = None) -> Published:
+    """All of these topics' records of one partition, from `since` or the log's start, to the ends of this moment."""
+    published = Published()
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=MAX_BYTES,
+        request_timeout_ms=20_000,
+    )
+    await consumer.start()
+    try:
+        there = await consumer.topics()  # asking after the offsets of one that is missing would only time out
+        places = [TopicPartition(topic, partition) for topic in topics if topic in there]
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        for place, start in (await _starts(consumer, places, since)).items():
+            consumer.seek(place, min(start, ends[place]))
+        await _read_on(consumer, ends, published)
+    finally:
+        await consumer.stop()
+    return published
+
+
+async def _starts(consumer: AIOKafkaConsumer, places: list[TopicPartition], since: datetime | None) -> dict[TopicPartition, int]:
+    if since is None:
+        return dict(await consumer.beginning_offsets(places))
+    found = await consumer.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
+    ends = await consumer.end_offsets(places)
+    return {place: found[place].offset if found.get(place) else ends[place] for place in places}
+
+
+async def _read_on(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], published: Published) -> None:
+    """A position moves over control records too, so it is what says that the end is reached."""
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    while open_ := [place for place, end in ends.items() if await consumer.position(place) < end]:
+        batches = await consumer.getmany(*open_, timeout_ms=500)
+        for place, records in batches.items():
+            for record in records:
+                if record.offset < ends[place]:
+                    published.take(place.topic, record.headers)
+        if batches:
+            heard = loop.time()
+        elif loop.time() - heard > PATIENCE:
+            left = ", ".join(f"{place.topic}/{place.partition}" for place in open_)
+            raise KafkaTimeoutError(f"{left} gave nothing for {PATIENCE:g} s, though there is more")
