@@ -13,10 +13,10 @@ import structlog
 from schemas.catalogue import FOREIGN
 from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
-from streams import metrics, names
+from streams import metrics
 from streams.executor import Executor
 from streams.faultpoints import point
-from streams.items import Arrived, Item, completion_item, covers, dead_item, expansion_item, not_ours, refusal_sentence, request_item
+from streams.items import Arrived, Item, covers, dead_item, foreign_item, not_ours, place, refusal_sentence
 from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger, merge_offsets
@@ -61,10 +61,11 @@ class Inbox:
         point("inbox.recorded")
 
     async def _record(self, record: Arrived, received: Received) -> None:
-        item = self.item(received, record)
+        item = foreign_item(self._pipelines, received, worker=self._executor.worker_for_next)
         if item is None:
             await self._ledger.receive({"kind": "offsets", "covers": covers(record)})
             return
+        item |= place(record)
         try:
             answer = await self._ledger.receive(item)
         except ItemRefused as refusal:
@@ -90,24 +91,6 @@ class Inbox:
             self._executor.take(answer["step"])
         elif answer["result"] in _WORK_MADE:
             self._executor.room_made.set()
-
-    def item(self, received: Received, record: Arrived | None = None) -> Item | None:
-        """The ledger item of a foreign fact; None when no pipeline of ours wants it."""
-        event, meta = received.event, received.meta
-        if meta.type in self._pipelines.by_entry and event.tenant_id is not None:
-            item = request_item(
-                self._pipelines, self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent
-            )
-            item |= {"worker": self._executor.worker_for_next, "create": self._settings.unknown_tenants == "create"}
-        elif meta.type in self._pipelines.by_entry:
-            item = expansion_item(self._pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash)
-        elif meta.type in self._pipelines.completions and getattr(event, "job_id", None):
-            item = completion_item(self._pipelines, received, self._executor.worker_for_next)
-        else:
-            return None
-        if record is not None:
-            item |= {"topic": record.topic, "partition": record.partition, "offset": record.offset, "covers": covers(record)}
-        return {key: value for key, value in item.items() if value is not None}
 
     async def _echo(self, record: Arrived, received: Received) -> None:
         """Our own event comes back: a no-op, unless eager hand-over is off and a step waits for it."""
@@ -185,5 +168,5 @@ class Inbox:
             tenant=refusal.tenant_id,
         )
         metrics.dead_letters.labels(record.topic, refusal.code).inc()
-        item = dead_item(record, refusal, names.dead_letter(self._cluster, record.topic, record.partition, record.offset))
+        item = dead_item(record, refusal, self._cluster)
         self.follow(await self._ledger.receive(item))

@@ -30,6 +30,21 @@ class Arrived(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
+def foreign_item(pipelines: Pipelines, received: Received, *, worker: UUID | None) -> Item | None:
+    """The ledger item of a fact that others may publish; None when no pipeline of ours wants it. `worker` may be leased what follows."""
+    event, meta = received.event, received.meta
+    if meta.type in pipelines.by_entry and event.tenant_id is not None:
+        item = request_item(pipelines, pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash, meta.traceparent)
+        item |= {"worker": worker, "create": pipelines.settings.runtime.unknown_tenants == "create"}
+    elif meta.type in pipelines.by_entry:
+        item = expansion_item(pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash)
+    elif meta.type in pipelines.completions and getattr(event, "job_id", None):
+        item = completion_item(pipelines, received, worker)
+    else:
+        return None
+    return {key: value for key, value in item.items() if value is not None}
+
+
 def request_item(
     pipelines: Pipelines, pipeline: Pipeline, event: Event, event_id: UUID, source: str, body_hash: bytes, traceparent: str | None = None
 ) -> Item:
@@ -91,12 +106,14 @@ def completion_item(pipelines: Pipelines, received: Received, worker: UUID | Non
     }
 
 
-def dead_item(record: Arrived, refusal: Refused, letter: UUID) -> Item:
+def dead_item(record: Arrived, refusal: Refused, cluster: str) -> Item:
     """The ledger item of a record that cannot be used."""
     value = record.value or b""
     return {
         "kind": "dead",
-        "id": letter,
+        "id": names.dead_letter(cluster, record.topic, record.partition, record.offset),
+        "cluster": cluster,
+        "timestamp_ms": record.timestamp_ms,
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
@@ -110,6 +127,11 @@ def dead_item(record: Arrived, refusal: Refused, letter: UUID) -> Item:
         "sentence": refusal.sentence,
         "covers": covers(record),
     }
+
+
+def place(record: Arrived) -> Item:
+    """Where a record was read, for the item that it became."""
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset, "covers": covers(record)}
 
 
 def covers(record: Arrived) -> Item:

@@ -4,7 +4,6 @@ Taking the letter and accepting its event are one transaction, so however often 
 """
 
 import base64
-from typing import cast
 from uuid import UUID
 
 import asyncpg
@@ -12,15 +11,11 @@ import asyncpg
 from schemas.catalogue import FOREIGN
 from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
-from streams.executor import Executor
-from streams.inbox import Inbox
-from streams.items import refusal_sentence
+from streams.items import foreign_item, refusal_sentence
 from streams.ledger.connection import is_conflict, is_outage
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.rows import DeadRecord
-from streams.ledger.transaction import transaction
 from streams.names import OURS
-from streams.outbox import Outbox
 from streams.pipelines import Pipelines
 from streams.requests import refused, wake
 
@@ -31,19 +26,14 @@ class _StillRefused(Exception):
     """Undoes the transaction: the letter stays open."""
 
 
-class _NoWorker:
-    """In place of the executor: steps wait for a worker to claim them."""
-
-    worker_for_next: UUID | None = None
-
-
-async def redrive(ledger: Ledger, pipelines: Pipelines, record: DeadRecord, origin: Origin) -> Answer:
+async def redrive(ledger: Ledger, pipelines: Pipelines, record: DeadRecord) -> Answer:
     """Accept the event of a dead letter. `result` as of `accept`, or refused: then the letter stays open."""
     letter = record.letter
     if letter.state != "open":
         return refused("letter_settled", letter=letter.id, state=letter.state)
     if record.cut:
         return refused("letter_cut", letter=letter.id, size=letter.size)
+    origin = Origin(record.cluster, letter.topic, letter.partition, letter.offset, record.timestamp_ms)
     try:
         received = decode(record.key or None, record.value or None, [(name, base64.b64decode(text)) for name, text in record.headers], origin)
     except Refused as again:
@@ -64,16 +54,14 @@ async def drop(ledger: Ledger, letter_id: UUID) -> Answer:
 
 
 async def _accept(ledger: Ledger, pipelines: Pipelines, letter_id: UUID, received: Received, origin: Origin) -> Answer:
-    # only its knowledge of what a fact means to the pipelines is used, so it needs no outbox and no worker
-    inbox = Inbox(pipelines, ledger, cast(Outbox, None), cast(Executor, _NoWorker()), cluster=origin.cluster, worker=UUID(int=0))
-    item = inbox.item(received)
+    item = foreign_item(pipelines, received, worker=None)
     if item is None:
         return refused("unwanted", topic=origin.topic)
     item |= {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
     now = ledger.clock.now()
     answer: Answer = {}
     try:
-        async with transaction(ledger.calls) as raw:
+        async with ledger.calls.transaction() as raw:
             if not await raw.fetchval(_SETTLE, letter_id, "redriven", now):
                 return refused("letter_settled", letter=letter_id, state="settled")
             answer = dict(await raw.fetchval("select receive($1, '[]'::jsonb, $2)", [item], now))

@@ -56,7 +56,7 @@ async def request_run(
         return event
     event_id = names.request_event(tenant_id, request_key) if request_key else uuid4()
     item = request_item(pipelines, wanted, event, event_id, _SOURCE, body_hash(data))
-    item |= {"publish": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
+    item |= {"publish": True, "abandoned": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     try:
         answer = await ledger.receive(item)
     except ItemRefused as refusal:

@@ -5,7 +5,7 @@ The transport feeds `inbox`; tests and the simulation feed it too, with an in-me
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -40,6 +40,7 @@ class Runtime:
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)
         self.timers = Timers(pipelines, timers, ledger.clock, self.inbox)
+        self._sweep_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: list[asyncio.Task[None]] = []
 
@@ -74,9 +75,17 @@ class Runtime:
         for connection in self._connections:
             await connection.close()
 
+    def wake(self) -> None:
+        """Somebody made work elsewhere: look for it now."""
+        self.executor.room_made.set()
+        self._sweep_now.set()
+
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_OUTBOX)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_OUTBOX):
+                    await self._sweep_now.wait()
+            self._sweep_now.clear()
             try:
                 if swept := await self.outbox.sweep():
                     log.info("published events that were left behind", events=swept)

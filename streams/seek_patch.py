@@ -4,20 +4,20 @@ aiokafka seeks to the committed offset only if there is one above 0; Faust drops
 off and relies on that seek. Without a commit the position stays behind the dropped records and the next commit covers them.
 """
 
+import asyncio
 from typing import Any
 
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 
 async def _seek_all(consumer: Any) -> dict[Any, int | None]:
-    positions: dict[Any, int | None] = {}
-    for partition in consumer.assignment():
-        offset = await consumer.committed(partition)
-        if offset is not None and offset > 0:
+    partitions = list(consumer.assignment())
+    positions = dict(zip(partitions, await asyncio.gather(*map(consumer.committed, partitions)), strict=True))
+    for partition, offset in positions.items():
+        if offset:
             consumer.seek(partition, offset)
-        else:
-            await consumer.seek_to_beginning(partition)
-        positions[partition] = offset
+    if fresh := [partition for partition, offset in positions.items() if not offset]:
+        await consumer.seek_to_beginning(*fresh)  # one call: each waits for the next fetch, which without records takes 1.5 s
     return positions
 
 

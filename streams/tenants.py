@@ -2,7 +2,6 @@
 
 from schemas.tenant import is_tenant_id
 from streams.ledger.ledger import Answer, Ledger
-from streams.ledger.transaction import transaction
 from streams.requests import refused
 
 _ADD = "insert into tenants (tenant_id, name, created_at, updated_at) values ($1, $2, $3, $3) on conflict do nothing returning status"
@@ -16,7 +15,7 @@ async def add_tenant(ledger: Ledger, tenant_id: str, *, name: str | None, by: st
     if not is_tenant_id(tenant_id):
         return refused("bad_tenant")
     now = ledger.clock.now()
-    async with transaction(ledger.calls) as raw:
+    async with ledger.calls.transaction() as raw:
         if await raw.fetchval(_ADD, tenant_id, name, now) is None:
             return {"result": "there", "tenant_id": tenant_id}
         await raw.execute(_HEAD, tenant_id)
@@ -36,7 +35,7 @@ async def resume_tenant(ledger: Ledger, tenant_id: str, *, by: str) -> Answer:
 
 async def _change(ledger: Ledger, tenant_id: str, status: str, by: str) -> Answer:
     now = ledger.clock.now()
-    async with transaction(ledger.calls) as raw:
+    async with ledger.calls.transaction() as raw:
         if not await raw.fetchval("select lock_tenant($1)", tenant_id):
             return refused("unknown_tenant", tenant=tenant_id)
         if await raw.fetchval(_CHANGE, tenant_id, status, now) is None:

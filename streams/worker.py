@@ -43,7 +43,11 @@ class WorkerApp(faust.App):
     async def on_start(self) -> None:
         await super().on_start()
         settings = self.pipelines.settings
-        cluster = await wait_for_cluster(settings.kafka)
+        try:
+            cluster = await wait_for_cluster(settings.kafka)
+        except TopicsWrong as wrong:
+            log.error(str(wrong), code="topics_wrong")
+            raise SystemExit(3) from wrong
         self._stack = stack = AsyncExitStack()
         producer = await stack.enter_async_context(open_producer(settings.kafka))
         ledger = Ledger(settings.ledger, self.clock)
@@ -60,7 +64,7 @@ class WorkerApp(faust.App):
         sweeping = asyncio.create_task(gaps.run())
         stack.callback(sweeping.cancel)
         loop = asyncio.get_running_loop()
-        self.membership.on_wake = partial(loop.call_soon_threadsafe, self.runtime.executor.room_made.set)
+        self.membership.on_wake = partial(loop.call_soon_threadsafe, self.runtime.wake)
         log.info("worker ready", slot=self.membership.slot, worker=str(self.membership.worker), topics=len(self.pipelines.topics))
 
     async def on_stop(self) -> None:
@@ -110,9 +114,6 @@ def run(settings: Settings, *, slot: int | None = None) -> int:
         Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()
     except SystemExit as end:
         return int(end.code or 0)
-    except TopicsWrong as wrong:
-        log.error(str(wrong), code="topics_wrong")
-        return 3
     finally:
         membership.stop()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, NOT_THERE, USAGE, CliError, Door, Json, act, ask, in_time
+from streams.cli.frame import FAILED, USAGE, CliError, Door, Json, act, ask, in_time
 from streams.cli.moves import Rate
 from streams.cli.runs import Limit, Tenant
 
@@ -66,22 +66,14 @@ def redrive(ids: Ids = None, every: Every = False, tenant: Tenant = None, code: 
     """
 
     async def move(door: Door) -> list["Answer"]:
-        from aiokafka.errors import KafkaError
-
-        from streams.originals import open_originals
         from streams.redrive import redrive as take_back
 
-        kafka, answers = door.pipelines.settings.kafka, []
-        try:
-            async with open_originals(kafka) as originals:
-                for n, each in enumerate(await _chosen(door.reader, ids, every, tenant, code)):
-                    if n:
-                        await asyncio.sleep(1 / rate)
-                    record = await door.reader.dead_letter(each)
-                    origin = await originals.origin(record)
-                    answers.append({"id": str(each)} | await in_time(take_back(door.ledger, door.pipelines, record, origin)))
-        except (KafkaError, OSError):
-            raise CliError("kafka_away", f"Kafka at {kafka.bootstrap} does not answer; is `tidemill up` running?", NOT_THERE) from None
+        answers = []
+        for n, each in enumerate(await _chosen(door.reader, ids, every, tenant, code)):
+            if n:
+                await asyncio.sleep(1 / rate)
+            record = await door.reader.dead_letter(each)
+            answers.append({"id": str(each)} | await in_time(take_back(door.ledger, door.pipelines, record)))
         return answers
 
     _report(act(move), as_json)

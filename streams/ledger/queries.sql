@@ -76,7 +76,8 @@ order by at desc, id
 limit $4;
 
 -- dead_letter(id): one of them with its bytes.
-select id, at, topic, partition, "offset", tenant_id, code, sentence, state, size, settled_at, key, value, sha256, headers from dead_letters where id = $1;
+select id, at, topic, partition, "offset", tenant_id, code, sentence, state, size, settled_at, key, value, sha256, headers, cluster, timestamp_ms
+from dead_letters where id = $1;
 
 -- dead_letters_between(low, high): the first dead letters whose ids lie in a range.
 select id from dead_letters where id between $1 and $2 order by id limit 3;

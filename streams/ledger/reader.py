@@ -107,8 +107,9 @@ class Reader:
         if not rows:
             raise _unknown("dead letter", str(letter_id), "tidemill dead list")
         facts = dict(rows[0])
-        key, value, sha256, headers = (facts.pop(name) for name in ("key", "value", "sha256", "headers"))
-        return DeadRecord(DeadLetter(**facts), key or b"", value or b"", sha256, [(name, text) for name, text in headers])
+        raw = {name: facts.pop(name) for name in ("key", "value", "sha256", "headers", "cluster", "timestamp_ms")}
+        raw |= {"key": raw["key"] or b"", "value": raw["value"] or b"", "headers": [(name, text) for name, text in raw["headers"]]}
+        return DeadRecord(DeadLetter(**facts), **raw)
 
     async def workers(self) -> list[WorkerSeen]:
         return await self._all(WorkerSeen, "workers")

@@ -166,6 +166,8 @@ class DeadRecord:
     value: bytes
     sha256: bytes
     headers: list[tuple[str, str]]
+    cluster: str
+    timestamp_ms: int
 
     @property
     def cut(self) -> bool:

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from schemas.context import Origin
 from streams.clock import Clock
 from streams.ledger.ledger import Ledger
 from streams.ledger.reader import Reader
@@ -20,7 +19,7 @@ from streams.settings import Settings
 from streams.stage import GiveUp
 from streams.tenants import add_tenant, resume_tenant, suspend_tenant
 from tests.pipeline.toy import TOY, Neighbours
-from tests.travel import CLUSTER, Travel, travelling
+from tests.travel import Travel, travelling
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
 
@@ -175,26 +174,25 @@ async def test_a_retry_from_a_stage_reuses_what_came_before(
     assert neighbours.calls[before:] == [("deploy", f"{run}:deploy:2"), ("warm", f"{run}:warm:1")]
 
 
-async def buried(travel: Travel, reader: Reader) -> tuple[DeadRecord, Origin]:
-    """The only dead letter, and where its record came from."""
+async def buried(reader: Reader) -> DeadRecord:
+    """The only dead letter."""
     async with asyncio.timeout(5):
         while not (found := await reader.dead_letters()):  # noqa: ASYNC110 - a look at the ledger
             await asyncio.sleep(0.02)
     [letter] = found
-    record = travel.road.log[letter.topic][letter.offset]
-    return await reader.dead_letter(letter.id), Origin(CLUSTER, record.topic, record.partition, record.offset, record.timestamp_ms)
+    return await reader.dead_letter(letter.id)
 
 
 async def test_a_dead_letter_is_redriven_once_whoever_asks(travel: Travel, ledger: Ledger, pipelines: Pipelines, reader: Reader) -> None:
     strict = Pipelines((TOY,), travel.settings)
     record = travel.request("acme", reason="by hand")
-    letter, origin = await buried(travel, reader)
-    still = await redrive(ledger, strict, letter, origin)
+    letter = await buried(reader)
+    still = await redrive(ledger, strict, letter)
     assert (still["result"], still["code"]) == ("refused", "unknown_tenant")
     assert (await reader.dead_letter(letter.letter.id)).letter.state == "open"
 
     await add_tenant(ledger, "acme", name=None, by="ada")
-    answers = await asyncio.gather(*(redrive(ledger, strict, letter, origin) for _ in range(4)))
+    answers = await asyncio.gather(*(redrive(ledger, strict, letter) for _ in range(4)))
     assert sorted(answer["result"] for answer in answers) == ["refused"] * 3 + ["run"]
     assert {answer["code"] for answer in answers if answer["result"] == "refused"} == {"letter_settled"}
     assert (await reader.dead_letter(letter.letter.id)).letter.state == "redriven"
@@ -206,26 +204,26 @@ async def test_a_dead_letter_is_redriven_once_whoever_asks(travel: Travel, ledge
 async def test_a_redriven_completion_meets_the_run_that_waits_for_it(travel: Travel, ledger: Ledger, reader: Reader) -> None:
     strict = Pipelines((TOY,), travel.settings)
     travel.road.put("training.completed", b'{"tenant_id": "acme", "job_id": "job-1", "status": "completed", "model_path": "m"}')
-    letter, origin = await buried(travel, reader)
+    letter = await buried(reader)
     assert letter.letter.code == "unknown_tenant"
     await add_tenant(ledger, "acme", name=None, by="ada")
-    answer = await redrive(ledger, strict, letter, origin)
+    answer = await redrive(ledger, strict, letter)
     assert (answer["result"], answer["fate"]) == ("recorded", "early")
 
 
 async def test_a_letter_that_is_still_unreadable_stays_open(travel: Travel, ledger: Ledger, reader: Reader) -> None:
     travel.road.put("training.requested", b"{")
-    letter, origin = await buried(travel, reader)
-    answer = await redrive(ledger, Pipelines((TOY,), travel.settings), letter, origin)
+    letter = await buried(reader)
+    answer = await redrive(ledger, Pipelines((TOY,), travel.settings), letter)
     assert (answer["result"], answer["code"]) == ("refused", "bad_json")
     assert len(await reader.dead_letters()) == 1
 
 
 async def test_a_dropped_letter_is_settled_for_good(travel: Travel, ledger: Ledger, reader: Reader) -> None:
     travel.request("acme")
-    letter, origin = await buried(travel, reader)
+    letter = await buried(reader)
     assert (await drop(ledger, letter.letter.id))["result"] == "dropped"
     assert (await drop(ledger, letter.letter.id))["code"] == "letter_settled"
-    assert (await redrive(ledger, Pipelines((TOY,), travel.settings), letter, origin))["code"] == "letter_settled"
+    assert (await redrive(ledger, Pipelines((TOY,), travel.settings), letter))["code"] == "letter_settled"
     assert await reader.dead_letters() == []
     assert [each.state for each in await reader.dead_letters(state=None)] == ["dropped"]

@@ -261,6 +261,8 @@ create table dead_letters (
     size        bigint not null,
     sha256      bytea not null,
     headers     jsonb not null,
+    cluster     text not null,           -- with place and time the identity of an event that has no id of its own
+    timestamp_ms bigint not null,
     code        text not null,
     sentence    text not null,
     state       text not null default 'open' check (state in ('open', 'redriven', 'dropped')),

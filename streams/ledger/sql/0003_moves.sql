@@ -2,7 +2,7 @@
 
 -- accept_request(item, now): a request becomes a run, or merges into the follow-up of the active one. Doing twice is a no-op.
 -- item: event_key, event_id, body (hex), tenant, create (unknown tenants too), topic, partition, offset, pipeline, version, run_id,
---       first {stage, limit, type, hold}, data, accepted_id, worker, traceparent, publish (the request itself goes to Kafka: API, CLI, timer)
+--       first {stage, limit, type, hold}, data, accepted_id, worker, traceparent, publish (the request itself goes to Kafka: API, CLI, timer), abandoned
 create function accept_request(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
 declare
     v_tenant text := i ->> 'tenant'; v_key uuid := (i ->> 'event_key')::uuid; v_event uuid := (i ->> 'event_id')::uuid;
@@ -51,6 +51,9 @@ begin
             case when v_head.active_run is null then i -> 'first' ->> 'stage' end, v_data, v_event, 1, v_seq, p_now,
             case when v_head.active_run is null then p_now end, i ->> 'traceparent') returning * into v_run;
     v_out := v_out || emit((i ->> 'accepted_id')::uuid, 'run.accepted', v_tenant, v_run_id, v_event, v_seq, p_now, v_run.traceparent, v_value::text, run_state(v_run));
+    if (i ->> 'abandoned')::boolean then   -- asked for by somebody who publishes nothing: the next sweep takes it
+        update outbox set created_at = '-infinity' where id in (select (o ->> 'id')::bigint from jsonb_array_elements(v_out) o);
+    end if;
     if v_head.active_run is not null then
         update pipeline_heads set pending_run = v_run_id where tenant_id = v_tenant and pipeline = i ->> 'pipeline';
         return jsonb_build_object('result', 'pending', 'run_id', v_run_id, 'outbox', v_out);

@@ -152,9 +152,10 @@ end $$;
 -- bury(item, now): a record that cannot be used becomes a dead letter; the row is the truth, the topic dead.letters its echo.
 create function bury(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
 begin
-    insert into dead_letters (id, topic, partition, "offset", tenant_id, key, value, size, sha256, headers, code, sentence, at)
+    insert into dead_letters (id, topic, partition, "offset", tenant_id, key, value, size, sha256, headers, cluster, timestamp_ms, code, sentence, at)
     values ((i ->> 'id')::uuid, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, i ->> 'tenant', decode(i ->> 'key', 'hex'),
-            decode(i ->> 'value', 'hex'), (i ->> 'size')::bigint, decode(i ->> 'sha256', 'hex'), i -> 'headers', i ->> 'code', i ->> 'sentence', p_now)
+            decode(i ->> 'value', 'hex'), (i ->> 'size')::bigint, decode(i ->> 'sha256', 'hex'), i -> 'headers', i ->> 'cluster', (i ->> 'timestamp_ms')::bigint,
+            i ->> 'code', i ->> 'sentence', p_now)
     on conflict do nothing;
     if not found then return jsonb_build_object('result', 'seen'); end if;
     return jsonb_build_object('result', 'buried', 'outbox', jsonb_build_array(
