@@ -20,7 +20,7 @@ _OWN = ("TIDEMILL_", "REFERENCE_")
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Our environment without anybody's settings, and with the given ones."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
-    return kept | {"PYTHONUNBUFFERED": "1"} | own
+    return {**kept, "PYTHONUNBUFFERED": "1", **own}
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Worker:
     async def ready(self, patience: float = 60) -> None:
         """Return once this life says that it is ready, or has ended."""
         async with asyncio.timeout(patience):
-            while self.running and not READY.search(self.said()):
+            while self.running and not READY.search(self.said()):  # noqa: ASYNC110  # another process sets no event of ours
                 await asyncio.sleep(0.05)
 
     def said(self) -> bytes:
