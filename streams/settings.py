@@ -133,6 +133,8 @@ class RuntimeSettings(Group):
     outbox_max: PositiveInt = 100_000
     """Above this many unpublished rows the API answers 503."""
     unknown_tenants: Literal["refuse", "create"] = "refuse"
+    pages_port: PositiveInt | None = None
+    """A worker's /livez, /readyz and /metrics: slot 1 has this port, slot 2 the next; None: no pages."""
 
 
 class QualitySettings(Group):

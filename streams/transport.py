@@ -50,7 +50,11 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
         stream_buffer_maxsize=128,
         stream_wait_empty=True,
         consumer_metadata_max_age_ms=10_000,
-        web_enabled=False,
+        web_enabled=settings.runtime.pages_port is not None,
+        web_host=settings.web.host,
+        web_port=(settings.runtime.pages_port or 1) + slot - 1,
+        web_router_enabled=False,
+        web_tables_enabled=False,
     )
 
 
