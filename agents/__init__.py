@@ -6,6 +6,7 @@ recorded or handed over, open `streams/`.
 
 from agents.deploy import deploy
 from agents.index import index
+from agents.quality import alert, measure
 from agents.train import train
 from agents.validate import validate
 from agents.warm import warm
@@ -14,6 +15,9 @@ from streams.stage import Pipeline
 TRAINING = Pipeline("training", (validate, train, index, deploy, warm), version="1")
 """From a tenant's interactions in S3 to recommendations that are served from their index."""
 
-PIPELINES = (TRAINING,)
+QUALITY = Pipeline("quality", (measure, alert), version="1")
+"""From a tick to a verdict on a tenant's data, and to the incidents that somebody is told of."""
 
-__all__ = ["PIPELINES", "TRAINING", "deploy", "index", "train", "validate", "warm"]
+PIPELINES = (TRAINING, QUALITY)
+
+__all__ = ["PIPELINES", "QUALITY", "TRAINING", "alert", "deploy", "index", "measure", "train", "validate", "warm"]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 
+from agents.gate import pass_gate
 from schemas.training import TrainingRequested, TrainingValidated
 from streams.clients.objects import Object
 from streams.services import Services
@@ -17,6 +18,7 @@ LOOKED_INTO = 64
 @stage()
 async def validate(event: TrainingRequested, use: Services) -> TrainingValidated:
     """Make sure that the tenant's training data is there and worth training on. Only reads, so doing twice is like doing once."""
+    await pass_gate(event, use)
     bucket, prefix = use.settings.s3.training_bucket, f"training-data/{event.tenant_id}/latest/"
     if not await use.objects.bucket_exists(bucket):
         raise GiveUp(f"the bucket {bucket} does not exist; create it or set TIDEMILL_S3__TRAINING_BUCKET", code="bucket_missing")

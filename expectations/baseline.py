@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
-KEPT = 12
-"""Weeks: a quarter of a year, so that a habit that changed is the new usual after some weeks."""
 _TO_SIGMA = 1.4826
 """The median absolute deviation of a normal distribution, times this, is its standard deviation."""
 _LEAST_SHARE = 0.05
@@ -36,9 +34,3 @@ def judge(value: float, earlier: Mapping[str, float], now: datetime, warm_up: in
     if len(samples) < warm_up:
         return None, None, len(samples)
     return round(z_score(value, samples), 2), median(samples), len(samples)
-
-
-def learn(earlier: Mapping[str, float], now: datetime, value: float) -> dict[str, float]:
-    """The samples with this week's, the oldest forgotten."""
-    samples = dict(earlier) | {week(now): value}
-    return {monday: samples[monday] for monday in sorted(samples)[-KEPT:]}

@@ -103,6 +103,7 @@ PASSES = (
     Pass("orphan_users", "orphan_users", ("user_interactions", "users"), ("count",)),
     Pass("duplicates", "duplicates", ("user_interactions",), ("count",), new_only="new_duplicates"),
 )
+_TENANTS = Pass("tenants", "tenants", ("tenants",), incremental=False)
 COUNTED_ON = ("users", "items", "user_interactions")
 
 
@@ -129,17 +130,18 @@ class _Chunk:
     async def measure(self) -> dict[str, Profile]:
         try:
             async with self._warehouse.snapshot() as connection:
-                await self._look(connection)
-                for what in PASSES:
-                    await self._run(connection, what)
+                if await self._look(connection):
+                    await self._warehouse.become_reader(connection)
+                    for what in (_TENANTS, *PASSES):
+                        await self._run(connection, what)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._away(error)
         for each in self._due:
             self._count_on(each, self._profiles[each.tenant_id])
         return self._profiles
 
-    async def _look(self, connection: "asyncpg.Connection[Any]") -> None:
-        """The tables' shape, and which tenants the warehouse knows."""
+    async def _look(self, connection: "asyncpg.Connection[Any]") -> bool:
+        """The tables' shape; False where there are none of them, so that nobody is watched."""
         rows = await connection.fetch(statements("profile.sql")["shape"])
         shape = differences((row["table"], row["column"], row["type"]) for row in rows)
         for table, difference in shape.items():
@@ -151,7 +153,7 @@ class _Chunk:
                 self._closed[table] = Trouble(code, table, f"{table} is not as declared: {named}; mend the table, then `tidemill quality run`")
         for profile in self._profiles.values():
             profile.shape = shape
-        await self._run(connection, Pass("tenants", "tenants", ("tenants",), incremental=False))
+        return any(difference.there for difference in shape.values())
 
     async def _run(self, connection: "asyncpg.Connection[Any]", what: Pass) -> None:
         for table in what.tables:
@@ -217,7 +219,7 @@ class _Chunk:
 
     def _away(self, error: BaseException) -> None:
         """The warehouse went away in the middle: what was measured counts, the rest could not be."""
-        for each in (Pass("tenants", "tenants", ("tenants",)), *PASSES):
+        for each in (_TENANTS, *PASSES):
             for profile in self._profiles.values():
                 wanted = [f"{each.prefix}.{number}" for number in (*each.counts, *each.ages)]
                 if (each.name == "tenants" and profile.known is None) or any(number not in profile.numbers for number in wanted):

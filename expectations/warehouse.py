@@ -23,7 +23,7 @@ class Warehouse:
     work_mem: str = "64MB"
 
     async def connect(self) -> "asyncpg.Connection[Any]":
-        """A connection that cannot write, under the reading role."""
+        """A connection that does not write; `become_reader` makes it one that cannot."""
         settings = {
             "application_name": "tidemill-quality",
             "default_transaction_read_only": "on",
@@ -34,8 +34,6 @@ class Warehouse:
             "work_mem": self.work_mem,
             "jit": "off",
         }
-        if self.role:
-            settings["role"] = self.role
         return await asyncpg.connect(self.dsn, timeout=5, server_settings=settings)
 
     @asynccontextmanager
@@ -48,13 +46,20 @@ class Warehouse:
         finally:
             await _close(connection)
 
+    async def become_reader(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Take on the reading role for the rest of the transaction."""
+        if self.role:
+            await connection.execute("select set_config('role', $1, true)", self.role)
+
     async def knows(self, tenant_id: str) -> bool:
-        """Whether the tenant is in the warehouse; one without tables knows nobody."""
+        """Whether the tenant is in the warehouse; one without tables knows nobody, and where it may not be asked, it may be watched."""
         connection = await self.connect()
         try:
             return bool(await connection.fetchval(_KNOWN, tenant_id, timeout=5))
         except asyncpg.UndefinedTableError:
             return False
+        except asyncpg.InsufficientPrivilegeError:
+            return True
         finally:
             await _close(connection)
 

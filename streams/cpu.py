@@ -18,7 +18,7 @@ R = TypeVar("R")
 LARGEST_RESULT = 16 << 20
 """Bytes; large things go through files."""
 KEPT_STDERR = 4096
-_CHILD = str(Path(__file__).with_name("cpu_child.py"))
+CHILD = str(Path(__file__).with_name("cpu_child.py"))
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """The child gets no other variables: it reads files that others made, and settings hold secrets."""
 
@@ -53,7 +53,7 @@ class ChildProcesses:
 
     async def __aexit__(self, *_: object) -> None:
         for child in tuple(self._running):
-            await _end(child)
+            await end(child)
 
     @property
     def free(self) -> int:
@@ -72,7 +72,7 @@ class ChildProcesses:
 
     async def _call(self, name: str, request: bytes, timeout: float) -> Any:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", _CHILD, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True, limit=1 << 20
+            sys.executable, "-P", CHILD, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment(), start_new_session=True, limit=1 << 20
         )
         self._running.add(child)
         try:
@@ -82,7 +82,7 @@ class ChildProcesses:
         except TimeoutError:
             raise TimeoutError(f"{name} took longer than {timeout:g} s and was stopped") from None
         finally:
-            await asyncio.shield(_end(child))
+            await asyncio.shield(end(child))
             self._running.discard(child)
         return _read(child.returncode or 0, answer, last_words)
 
@@ -116,7 +116,7 @@ async def _tail(pipe: asyncio.StreamReader) -> str:
     return data.decode(errors="replace").strip()
 
 
-async def _end(child: Process) -> None:
+async def end(child: Process) -> None:
     """Kill the child, if it still lives, and all it started; then let its pipes go."""
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError):
@@ -138,15 +138,19 @@ def _read(status: int, answer: bytes, last_words: str) -> Any:
 
 
 def _request(function: Callable[..., Any], args: tuple[Any, ...], memory: int) -> bytes:
+    where = locate(function) | {"path": sys.path, "memory": memory, "parent": os.getpid()}
+    return pickle.dumps(where) + pickle.dumps(args)
+
+
+def locate(function: Callable[..., Any]) -> dict[str, Any]:
     """Where the function is defined, by file: loading a package's `__init__` would bring half of the house into the child."""
     module, name = function.__module__, function.__qualname__
     file = None if inspect.isbuiltin(function) or isinstance(function, type) else inspect.getsourcefile(function)
     if "<" in name or (file is None and importlib.util.find_spec(module) is None):
         raise TypeError(f"{name} must be a function of a module, so that a child can find it")
-    where = {"path": sys.path, "module": module, "file": file, "name": name, "memory": memory, "parent": os.getpid()}
-    return pickle.dumps(where) + pickle.dumps(args)
+    return {"module": module, "file": file, "name": name}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | one_thread

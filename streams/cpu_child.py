@@ -1,4 +1,7 @@
-"""The other side of `streams/cpu.py`: a small program that calls one function and writes what came of it; it imports nothing of ours."""
+"""The other side of `streams/cpu.py` and `streams/resident.py`: a small program that calls a function and writes what came of it.
+
+It imports nothing of ours, but what it is told to call.
+"""
 
 import contextlib
 import ctypes
@@ -16,7 +19,7 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Read the call from stdin, answer on what was stdout; prints of the function go to stderr."""
+    """Read the call from stdin (a resident child: call after call), answer on what was stdout; prints of the function go to stderr."""
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -26,8 +29,22 @@ def main() -> None:
         os._exit(1)
     sys.path[:] = where["path"]
     _limit(where["memory"])
+    if where.get("resident"):
+        _serve(where, calls, answers)
     answers.write(_outcome(where, calls))
     answers.flush()
+
+
+def _serve(where: dict[str, Any], calls: BinaryIO, answers: BinaryIO) -> None:
+    """Answer call after call, each answer behind its length, until nobody asks any more."""
+    while True:
+        try:
+            call = where | pickle.load(calls)
+        except EOFError:
+            sys.exit(0)
+        answer = _outcome(call, calls)
+        answers.write(len(answer).to_bytes(8, "big") + answer)
+        answers.flush()
 
 
 def _outcome(where: dict[str, Any], calls: BinaryIO) -> bytes:
@@ -53,6 +70,8 @@ def _code(kind: str) -> str:
 
 def _module(name: str, file: str | None) -> ModuleType:
     """The module from its file, without its package: under its own name, so that its classes can be pickled."""
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == file:
+        return sys.modules[name]  # a resident child keeps what it has imported
     if file is None or not Path(file).is_file():
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, file)

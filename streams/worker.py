@@ -11,6 +11,7 @@ from typing import Any
 import faust
 import structlog
 
+from streams.beside import beside
 from streams.clock import Clock
 from streams.gaps import Gaps
 from streams.kafka import TopicsWrong, open_producer, wait_for_cluster
@@ -20,6 +21,8 @@ from streams.ledger.versions import LedgerVersions
 from streams.logs import set_up
 from streams.membership import Membership, SlotTaken
 from streams.pipelines import Pipelines
+from streams.probes import Running, add_probes
+from streams.quality import LedgerQuality
 from streams.runtime import Runtime
 from streams.settings import Settings, load
 from streams.transport import add_agents, make_app
@@ -53,9 +56,13 @@ class WorkerApp(faust.App):
         ledger = Ledger(settings.ledger, self.clock)
         ledger.start()
         stack.push_async_callback(ledger.stop)
-        versions = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-versions")
+        dsn = settings.ledger.dsn.get_secret_value()
+        versions, standing = Connection(dsn, name="tidemill-versions"), Connection(dsn, name="tidemill-quality")
         stack.push_async_callback(versions.close)
-        services = await stack.enter_async_context(load(settings.services)(settings, LedgerVersions(versions)))
+        stack.push_async_callback(standing.close)
+        quality = LedgerQuality(standing, ledger, self.pipelines)
+        services = await stack.enter_async_context(load(settings.services)(settings, LedgerVersions(versions), quality))
+        await stack.enter_async_context(beside(settings, services, self.clock))
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
@@ -110,6 +117,7 @@ def run(settings: Settings, *, slot: int | None = None) -> int:
         await app.runtime.inbox.take(record)
 
     add_agents(app, pipelines.topics, take)
+    add_probes(app, membership, Running(app))
     try:
         Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()
     except SystemExit as end:

@@ -2,16 +2,19 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from schemas.quality import DqEvaluated
 from schemas.training import TrainingConfig
 from streams.clients.inference import Conflict, Health
 from streams.clients.ml_engine import JobStatus
 from streams.clients.objects import Object, ObjectMissing
+from streams.clients.quality import Decide, LastVerdict, Recorded, TenantStanding
 from streams.clients.versions import Version
 from streams.step import Step, current
 
@@ -164,12 +167,40 @@ class FakeVersions:
         return self.rows.setdefault((tenant_id, number), live._replace(number=number, run_id=None, state="reserved"))
 
 
+class FakeQuality:
+    """Every tenant's last verdict is `verdict` (a pass, unless a test says otherwise; None: never measured)."""
+
+    def __init__(self) -> None:
+        self.verdict: LastVerdict | None = LastVerdict(True, "pass", [], uuid4(), datetime.now(UTC))
+        self.asked: list[tuple[str, UUID]] = []
+        self.can_measure = True
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
+        return {}
+
+    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
+        return Recorded([], len(decide({}, self.now())))
+
+    async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
+        return self.verdict
+
+    async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
+        self.asked.append((tenant_id, training_run))
+        return self.can_measure
+
+    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
+        return None
+
+
 class InlineCpu:
     """Runs the function here and now: no child, no limits."""
 
     free = 1
 
-    async def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:  # noqa: ASYNC109  # as the real one
+    async def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:  # as the real one
         return function(*args)
 
 

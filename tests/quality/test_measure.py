@@ -217,10 +217,22 @@ async def test_tenant_ids_are_data_and_never_text(tables, warehouse):
 
 
 async def test_the_reading_role_cannot_write(warehouse):
+    async with warehouse.snapshot() as connection:
+        await warehouse.become_reader(connection)
+        with pytest.raises(asyncpg.PostgresError, match="read-only"):
+            async with connection.transaction():
+                await connection.execute("delete from items")
     connection = await warehouse.connect()
-    with pytest.raises(asyncpg.PostgresError):
-        await connection.execute("delete from items")
     await connection.execute("set default_transaction_read_only = off")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await connection.execute("delete from items")
+    async with connection.transaction():
+        await warehouse.become_reader(connection)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with connection.transaction():
+                await connection.execute("delete from items")
     await connection.close()
+
+
+async def test_where_there_are_neither_tables_nor_roles_nobody_is_watched(tables, warehouse_dsn):
+    await tables.execute("drop table tenants, users, items, user_interactions, model_training_runs")
+    [profile] = (await look(Warehouse(warehouse_dsn, role="nobody_at_all"), "acme")).values()
+    assert not profile.watched

@@ -9,7 +9,7 @@ from uuid import UUID
 from schemas.training import IndexBuilt, ModelDeployed, TrainingCompleted, TrainingRequested, TrainingValidated
 from streams.services import Services
 from streams.settings import IndexSettings, InferenceSettings, Settings, ValidationSettings
-from tests.fakes import FakeInference, FakeMLEngine, FakeMonitoring, FakeObjects, FakeVersions, InlineCpu
+from tests.fakes import FakeInference, FakeMLEngine, FakeMonitoring, FakeObjects, FakeQuality, FakeVersions, InlineCpu
 
 RUN = UUID("00000000-0000-0000-0000-0000000000aa")
 TRAINING, MODELS, INDICES = "embeddings-training-data", "embeddings-models", "embeddings-indices"
@@ -31,7 +31,9 @@ def a_house(**changes: Any) -> Services:
         "monitoring": FakeMonitoring(),
         "objects": FakeObjects(),
         "versions": FakeVersions(),
+        "quality": FakeQuality(),
         "cpu": InlineCpu(),
+        "judge": InlineCpu(),
     }
     return Services(**parts | changes)
 

@@ -1,6 +1,6 @@
 """The pipelines' wiring, asserted once; README and pages are drawn from the same list."""
 
-from agents import PIPELINES, TRAINING
+from agents import PIPELINES, QUALITY, TRAINING
 
 
 def test_an_event_travels_from_request_to_warm_cache():
@@ -13,6 +13,10 @@ def test_an_event_travels_from_request_to_warm_cache():
         ("deploy", "index.built", "model.deployed"),
         ("warm", "model.deployed", "cache.warmed"),
     ]
+
+
+def test_a_tick_becomes_a_verdict_and_the_verdict_a_decision():
+    assert QUALITY.topology() == [("measure", "dq.tick", "dq.evaluated"), ("alert", "dq.evaluated", "dq.decided")]
 
 
 def test_every_stage_says_what_it_does():

@@ -1,0 +1,145 @@
+"""The quality pipeline: a tick becomes a measured and judged verdict a tenant, and the verdict becomes incidents that open, go on or end."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from agents.sentences import message, title
+from expectations import baseline, decide
+from expectations.findings import Case, Finding, conclude, prepare, questions, to_learn
+from expectations.judge import judge
+from expectations.limits import Limits, read_own
+from expectations.profile import Due, is_clean, to_count_on
+from expectations.profile import measure as profile
+from expectations.suites import SUITES
+from expectations.warehouse import Warehouse
+from schemas.quality import DqDecided, DqEvaluated, DqTick
+from streams.clients.quality import Change, IncidentState, TenantStanding, incident_id
+from streams.cpu import ChildDied, ChildFailed
+from streams.services import Services
+from streams.settings import QualitySettings, Settings
+from streams.stage import GiveUp, Retry, TryAgain, stage
+
+
+@stage(batch=200, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
+async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
+    """Measure the tenants' tables in set-based passes and judge the numbers. Only reads, so doing twice is like doing once."""
+    now = use.quality.now()
+    settings, warehouse = use.settings.quality, warehouse_of(use.settings)
+    standings = await use.quality.standings([event.key for event in events], baseline.hour_of_week(now))
+    known = [standings.get(event.key, TenantStanding()) for event in events]
+    due = [_due(event, standing, settings, now) for event, standing in zip(events, known, strict=True)]
+    profiles = await profile(warehouse, due, now, settings.future_tolerance)
+    limits = limits_of(settings)
+    cases = [
+        prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
+        for event, standing in zip(events, known, strict=True)
+    ]
+    try:
+        failed = await _judged([case for case in cases if case.profile.watched], use)
+    except (ChildDied, ChildFailed, TimeoutError) as trouble:
+        again = TryAgain(f"the judge did not answer ({trouble}); the data is measured again", code="judge_died")
+        return [again for _ in events]
+    return [_evaluated(event, standing, case, failed.get(event.key, {}), now) for event, standing, case in zip(events, known, cases, strict=True)]
+
+
+@stage(retry=Retry(attempts=10, every=timedelta(seconds=30)))
+async def alert(event: DqEvaluated, use: Services) -> DqDecided:
+    """Open, worsen and resolve incidents by the decision table; healthy data lets a blocked training through. Recorded once a run."""
+    policy = policy_of(use.settings.quality)
+
+    def decided(incidents: Mapping[str, IncidentState], now: datetime) -> Sequence[Change]:
+        return [_change(event, finding, incidents.get(finding["check"]), now, policy) for finding in event.checks]
+
+    recorded = await use.quality.record(event, decided)
+    let_through = None
+    if event.verdict in ("pass", "warn"):
+        let_through = await use.quality.let_through(event.tenant_id, "the data is good again")
+    return event.then(DqDecided, verdict=event.verdict, decisions=recorded.decisions, quiet=recorded.quiet, let_through=let_through)
+
+
+def warehouse_of(settings: Settings) -> Warehouse:
+    """Where the watched tables are read, as the settings say."""
+    quality = settings.quality
+    return Warehouse(
+        (quality.dsn or settings.warehouse.dsn).get_secret_value(),
+        role=quality.role,
+        statement_timeout=quality.statement_timeout,
+        least_timeout=quality.least_timeout,
+        lock_timeout=quality.lock_timeout,
+        work_mem=quality.work_mem,
+    )
+
+
+def limits_of(settings: QualitySettings) -> Limits:
+    return Limits(
+        types=settings.interaction_types,
+        tolerated_percent=settings.tolerated_percent,
+        high_percent=settings.high_percent,
+        unusual=settings.unusual,
+        very_unusual=settings.very_unusual,
+        warm_up=settings.warm_up,
+        ages={name: getattr(settings, name) for name in ("interactions_within", "items_within", "training_within")},
+    )
+
+
+def policy_of(settings: QualitySettings) -> decide.Policy:
+    return decide.Policy(remind_every=settings.remind_every, flapping_within=settings.flapping_within)
+
+
+def _due(event: DqTick, standing: TenantStanding, settings: QualitySettings, now: datetime) -> Due:
+    """A clean tenant's scheduled tick reads new rows alone; what was asked for by hand, and once a day, everything."""
+    types = read_own(standing.settings).interaction_types or settings.interaction_types
+    slow = any(check.get("code") == "measure_timeout" for check in standing.checks)
+    left: dict[str, Any] = standing.profile.get("count_on", {})
+    if event.slot is None or not left or now - datetime.fromisoformat(left["whole_at"]) >= settings.full_every:
+        return Due(event.key, types, alone=slow)
+    return Due(event.key, types, datetime.fromisoformat(left["since"]), left["before"], alone=slow)
+
+
+async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, str]]:
+    """Tenant -> check -> level of what does not hold, suite by suite."""
+    failed: dict[str, dict[str, str]] = {}
+    rows = [case.row for case in cases]
+    for suite in SUITES if rows else ():
+        found = await use.judge.run(judge, suite, questions(suite), rows, timeout=use.settings.quality.judge_timeout)
+        for tenant, checks in found.items():
+            failed.setdefault(tenant, {}).update(checks)
+    return failed
+
+
+def _evaluated(event: DqTick, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime) -> DqEvaluated:
+    measured = case.profile
+    if not measured.watched:
+        return event.then(DqEvaluated, verdict="pass", watched=False, at=now)
+    verdict, findings = conclude(case, failed)
+    left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now)}
+    if is_clean(measured):
+        whole_at = now.isoformat() if measured.whole else standing.profile["count_on"]["whole_at"]
+        left["count_on"] = to_count_on(measured) | {"whole_at": whole_at}
+    return event.then(DqEvaluated, verdict=verdict, checks=findings, at=now, profile=left)
+
+
+def _change(event: DqEvaluated, finding: Finding, before: IncidentState | None, now: datetime, policy: decide.Policy) -> Change:
+    """The decision table's answer for one check, as the ledger takes it."""
+    known = None if before is None else decide.Incident(before.open, before.severity, before.told_at, before.resolved_at, before.calm, before.flaps)
+    decision = decide.decide(finding, known, now, policy)
+    after = decide.follow(known, decision, now)
+    kind = decide.TOLD.get(decision.action)
+    state = None
+    if after is not None and after != known:
+        same = before.id if before is not None and decision.action is not decide.Action.OPEN else None
+        incident = same or incident_id(event.tenant_id, finding["check"], event.run_id)
+        state = IncidentState(incident, after.open, after.severity, after.told_at, after.resolved_at, after.calm, after.flaps)
+    return Change(
+        check=finding["check"],
+        action=decision.action,
+        reason=decision.reason,
+        severity=decision.severity,
+        title=title(finding, kind) if kind else "",
+        message=message(event.tenant_id, finding, kind) if kind else "",
+        details=dict(finding) if kind else {},
+        kind=kind,
+        after=state,
+        listed=not decision.quiet,
+    )

@@ -1,0 +1,115 @@
+"""The tenants' standing in data quality, as the pipelines speak of it; the ledger keeps it (`streams/quality.py`)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID, uuid5
+
+from schemas.context import NAMESPACE
+from schemas.quality import DqEvaluated
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStanding:
+    """What is known of a tenant before it is measured."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    verdict: str | None = None
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    profile: dict[str, Any] = field(default_factory=dict)
+    """What the last tick left for this one."""
+    at: datetime | None = None
+    samples: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Metric -> week -> value, of the hour of the week that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastVerdict:
+    """What the gate decides by."""
+
+    watched: bool
+    verdict: str
+    failed: list[str]
+    """Names of the checks that failed or could not be answered."""
+    run_id: UUID
+    at: datetime
+    allowed: str | None = None
+    """Why the tenant may train all the same, while an allowance holds."""
+    gate: str | None = None
+    """The tenant's own setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentState:
+    """A check's newest incident."""
+
+    id: UUID
+    open: bool
+    severity: str
+    told_at: datetime
+    resolved_at: datetime | None
+    calm: int
+    flaps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was decided about one check; `after` is its incident from now on, `kind` the transition that is told."""
+
+    check: str
+    action: str
+    reason: str
+    severity: str | None
+    title: str = ""
+    message: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    after: IncidentState | None = None
+    listed: bool = True
+    """False: healthy and known to be so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a verdict."""
+
+    decisions: list[dict[str, Any]]
+    quiet: int
+
+
+Decide = Callable[[Mapping[str, IncidentState], datetime], Sequence[Change]]
+"""From each check's newest incident and the time: what changes."""
+
+
+class Quality(Protocol):
+    """Verdicts, baselines, incidents and allowances."""
+
+    def now(self) -> datetime:
+        """The clock of all due logic."""
+        ...
+
+    async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
+        """What is known of these tenants, with the samples of an hour of the week."""
+        ...
+
+    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
+        """Keep a verdict and what follows from it, in one transaction; the same run's verdict is recorded once, however often it is asked."""
+        ...
+
+    async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
+        """The newest verdict, with an allowance that holds."""
+        ...
+
+    async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
+        """Have the tenant measured for the sake of a run that waits for it; False when nobody here can."""
+        ...
+
+    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
+        """Ask again for the training that was blocked, once for each blocked run; gives the new run."""
+        ...
+
+
+def incident_id(tenant_id: str, check: str, run_id: UUID | None) -> UUID:
+    """The incident that a verdict of this run opens for the check: the same one however often the run is worked on."""
+    return uuid5(NAMESPACE, f"incident\n{tenant_id}\n{check}\n{run_id}")

@@ -1,0 +1,84 @@
+-- What the quality pipeline asks of the ledger and tells it. `tests` and pages read the same rows through `streams/quality.py`.
+
+-- standings($1 tenants, $2 hour of the week): settings, last verdict and the hour's samples of each tenant
+select t.tenant_id, t.settings, s.verdict, s.checks, s.profile, s.at,
+       coalesce((select jsonb_object_agg(b.metric, b.samples) from quality_baselines b where b.tenant_id = t.tenant_id and b.hour = $2), '{}') as samples
+from tenants t left join quality_states s using (tenant_id) where t.tenant_id = any ($1);
+
+-- last_verdict($1 tenant, $2 now): the newest verdict and the allowance that holds
+select s.watched, s.verdict, s.checks, s.run_id, s.at, t.settings -> 'quality' ->> 'gate' as gate,
+       (select a.reason from quality_allowances a where a.tenant_id = $1 and a.until > $2 order by a.until desc limit 1) as allowed
+from quality_states s left join tenants t using (tenant_id) where s.tenant_id = $1;
+
+-- recorded($1 run): what was decided about this run's verdict, if it was recorded
+select decided from quality_recorded where run_id = $1;
+
+-- incidents($1 tenant): each check's newest incident
+select distinct on (check_name) check_name, id, state, severity, changed_at, resolved_at, calm, flaps
+from incidents where tenant_id = $1 order by check_name, opened_at desc, id;
+
+-- put_incident($1 id, $2 tenant, $3 check, $4 open, $5 severity, $6 title, $7 details, $8 now, $9 calm, $10 flaps): an incident as it is from now on
+insert into incidents (id, tenant_id, check_name, state, severity, title, details, opened_at, changed_at, resolved_at, calm, flaps)
+values ($1, $2, $3, case when $4 then 'open' else 'resolved' end, $5, $6, $7, $8, $8, case when $4 then null else $8 end, $9, $10)
+on conflict (id) do update set state = excluded.state, severity = excluded.severity, calm = excluded.calm, flaps = excluded.flaps,
+    resolved_at = excluded.resolved_at, title = coalesce(nullif(excluded.title, ''), incidents.title),
+    details = case when excluded.title = '' then incidents.details else excluded.details end;
+
+-- transitions($1 incident): how many changes were told
+select transitions from incidents where id = $1;
+
+-- put_verdict($1 tenant, $2 at, $3 run, $4 verdict, $5 checks, $6 decisions): one tick of the history
+insert into quality_verdicts (tenant_id, at, run_id, verdict, checks, decisions) values ($1, $2, $3, $4, $5, $6) on conflict do nothing;
+
+-- put_state($1 tenant, $2 watched, $3 verdict, $4 checks, $5 profile, $6 run, $7 at): the newest verdict; an older one changes nothing
+insert into quality_states (tenant_id, watched, verdict, checks, profile, run_id, at) values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (tenant_id) do update set watched = excluded.watched, verdict = excluded.verdict, checks = excluded.checks, profile = excluded.profile,
+    run_id = excluded.run_id, at = excluded.at where quality_states.at <= excluded.at;
+
+-- put_recorded($1 run, $2 tenant, $3 at, $4 decided): this run's verdict is recorded
+insert into quality_recorded (run_id, tenant_id, at, decided) values ($1, $2, $3, $4);
+
+-- learn($1 tenant, $2 metrics, $3 hour, $4 week, $5 values): this week's samples; the newest twelve weeks are kept
+insert into quality_baselines as b (tenant_id, metric, hour, samples)
+select $1, m.metric, $3, jsonb_build_object($4::text, m.value) from unnest($2::text[], $5::float8[]) m (metric, value)
+on conflict (tenant_id, metric, hour) do update set samples =
+    (select jsonb_object_agg(key, value) from (select * from jsonb_each(b.samples || excluded.samples) order by key desc limit 12) newest);
+
+-- wake($1 tenant, $2 now): steps that wait for this verdict are due
+update steps set due_at = $2 where tenant_id = $1 and state = 'ready' and worker is null and waiting_for = 'quality' and due_at > $2;
+
+-- blocked($1 tenant): the newest training run, if the gate ended it
+select run_id, request from (select run_id, request, state, code from runs where tenant_id = $1 and pipeline = 'training'
+                             order by requested_at desc, version desc limit 1) r
+where r.state = 'blocked' and r.code = 'data_quality';
+
+-- allow($1 tenant, $2 reason, $3 by, $4 now, $5 until): let a tenant train in spite of its verdict
+insert into quality_allowances (tenant_id, reason, given_by, given_at, until) values ($1, $2, $3, $4, $5);
+
+-- tenants($1 limit): every watched tenant, most trouble first
+select s.tenant_id, s.verdict, s.watched, s.at, s.run_id,
+       (select count(*) from jsonb_array_elements(s.checks) c where c ->> 'status' in ('fail', 'error')) as failing,
+       coalesce(i.open, 0) as incidents, i.worst,
+       (select max(a.until) from quality_allowances a where a.tenant_id = s.tenant_id) as allowed_until
+from quality_states s
+left join (select tenant_id, count(*) as open, max(array_position(array['low', 'medium', 'high', 'critical'], severity)) as worst
+           from incidents where state = 'open' group by tenant_id) i using (tenant_id)
+order by array_position(array['fail', 'error', 'warn', 'pass'], s.verdict), i.worst desc nulls last, failing desc, s.tenant_id limit $1;
+
+-- tenant($1 tenant): the newest verdict in full
+select s.tenant_id, s.watched, s.verdict, s.checks, s.run_id, s.at,
+       (select jsonb_build_object('reason', a.reason, 'by', a.given_by, 'given_at', a.given_at, 'until', a.until)
+        from quality_allowances a where a.tenant_id = s.tenant_id order by a.until desc limit 1) as allowance
+from quality_states s where s.tenant_id = $1;
+
+-- history($1 tenant, $2 limit): the tenant's ticks, newest first
+select tenant_id, at, run_id, verdict, checks, decisions from quality_verdicts where tenant_id = $1 order by at desc limit $2;
+
+-- incident_list($1 tenant or null, $2 state or null, $3 limit): incidents, newest first
+select i.id, i.tenant_id, i.check_name, i.state, i.severity, i.title, i.details, i.opened_at, i.changed_at, i.resolved_at, i.transitions, i.flaps,
+       (select count(*) from incident_transitions t where t.incident_id = i.id and t.delivered_at is null) as undelivered
+from incidents i where ($1::text is null or i.tenant_id = $1) and ($2::text is null or i.state = $2) order by i.opened_at desc, i.id limit $3;
+
+-- timeline($1 tenant, $2 limit): what somebody was told about a tenant, newest first
+select t.incident_id, i.check_name, t.number, t.kind, t.severity, t.title, t.message, t.at, t.delivered_at, t.attempts, t.code
+from incident_transitions t join incidents i on i.id = t.incident_id where t.tenant_id = $1 order by t.at desc, t.number desc limit $2;

@@ -1,0 +1,191 @@
+"""Verdicts, baselines, incidents and allowances in the ledger (`streams.clients.quality.Quality` says what they are for).
+
+The stages of the quality pipeline and the gate before training come through here; so do CLI, API and pages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import structlog
+
+from schemas.context import NAMESPACE
+from schemas.quality import DqEvaluated
+from streams.clients.quality import Change, Decide, IncidentState, LastVerdict, Recorded, TenantStanding
+from streams.ledger.connection import Connection
+from streams.ledger.ledger import Answer, Ledger
+from streams.ledger.queries import queries
+from streams.pipelines import Pipelines
+from streams.requests import refused, request_run, wake
+
+log = structlog.get_logger(__name__)
+
+PIPELINE, GATED = "quality", "training"
+_BAD = ("fail", "error")
+
+
+class LedgerQuality:
+    """The tenants' standing over one connection; every call may be made twice."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, pipelines: Pipelines) -> None:
+        self._connection, self._ledger, self._pipelines = connection, ledger, pipelines
+
+    def now(self) -> datetime:
+        return self._ledger.clock.now()
+
+    async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
+        rows = await self._connection.fetch(_sql("standings"), list(tenants), hour)
+        return {
+            row["tenant_id"]: TenantStanding(row["settings"], row["verdict"], row["checks"] or [], row["profile"] or {}, row["at"], row["samples"])
+            for row in rows
+        }
+
+    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
+        now = self.now()
+        async with self._connection.transaction() as raw:
+            await raw.fetchval("select lock_tenant($1)", event.tenant_id)
+            if (decided := await raw.fetchval(_sql("recorded"), event.run_id)) is not None:
+                return Recorded(**decided)
+            changes = decide(_incidents(await raw.fetch(_sql("incidents"), event.tenant_id)), now)
+            decisions = [await _carry_out(raw, event, change, now) for change in changes]
+            recorded = Recorded([each for each in decisions if each], sum(not change.listed for change in changes))
+            await _keep(raw, event, recorded, now)
+        await wake(self._ledger)
+        return recorded
+
+    async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
+        rows = await self._connection.fetch(_sql("last_verdict"), tenant_id, self.now())
+        if not rows:
+            return None
+        row = rows[0]
+        failed = [check["check"] for check in row["checks"] if check["status"] in _BAD]
+        return LastVerdict(row["watched"], row["verdict"], failed, row["run_id"], row["at"], row["allowed"], row["gate"])
+
+    async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
+        answer = await request_run(
+            self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=f"gate:{training_run}", source="gate"
+        )
+        return bool(answer["result"] != "refused")
+
+    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
+        return await let_through(self._ledger, self._pipelines, tenant_id, reason)
+
+
+async def let_through(ledger: Ledger, pipelines: Pipelines, tenant_id: str, reason: str) -> UUID | None:
+    """Ask again for the training that the gate blocked, if that is the tenant's newest; once for each blocked run."""
+    rows = await ledger.calls.fetch(_sql("blocked"), tenant_id)
+    if not rows:
+        return None
+    blocked, request = rows[0]["run_id"], rows[0]["request"]
+    answer = await request_run(
+        ledger,
+        pipelines,
+        tenant_id=tenant_id,
+        pipeline=GATED,
+        request_key=f"quality:{blocked}",
+        config=request.get("model_config"),
+        reason=f"{reason}; run {blocked} was blocked",
+        source="quality",
+    )
+    return UUID(answer["run_id"]) if answer["result"] != "refused" and answer.get("run_id") else None
+
+
+async def allow(ledger: Ledger, pipelines: Pipelines, tenant_id: str, *, reason: str, by: str, hold: timedelta) -> Answer:
+    """Let a tenant train in spite of its verdict until the allowance expires; the blocked run is asked for again. `result`: allowed."""
+    if not reason.strip() or not reason.isprintable() or len(reason) > 500:
+        return refused("bad_field", fields={"reason": "a printable text of 1 to 500 characters"})
+    now = ledger.clock.now()
+    until = now + hold
+    async with ledger.calls.transaction() as raw:
+        if not await raw.fetchval("select lock_tenant($1)", tenant_id):
+            return refused("unknown_tenant", tenant=tenant_id)
+        await raw.execute(_sql("allow"), tenant_id, reason, by, now, until)
+        await raw.fetchval(
+            "select note($1, null, 'quality_allowed', $2, $3)", tenant_id, {"reason": reason, "by": by, "until": until.isoformat()}, now
+        )
+    run = await let_through(ledger, pipelines, tenant_id, f"allowed by {by}: {reason}"[:400])
+    return {"result": "allowed", "tenant_id": tenant_id, "until": until, "run_id": run}
+
+
+class QualityReader:
+    """Questions of CLI, API and pages; nothing here changes a row."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def tenants(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Every tenant that was ever due, the most troubled first."""
+        return await self._rows("tenants", limit)
+
+    async def tenant(self, tenant_id: str) -> dict[str, Any] | None:
+        """The newest verdict in full; None before the first tick."""
+        rows = await self._rows("tenant", tenant_id)
+        return rows[0] if rows else None
+
+    async def history(self, tenant_id: str, limit: int = 60) -> list[dict[str, Any]]:
+        return await self._rows("history", tenant_id, limit)
+
+    async def incidents(self, *, tenant: str | None = None, state: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
+        return await self._rows("incident_list", tenant, state, limit)
+
+    async def timeline(self, tenant_id: str, limit: int = 100) -> list[dict[str, Any]]:
+        """What somebody was told about a tenant."""
+        return await self._rows("timeline", tenant_id, limit)
+
+    async def _rows(self, name: str, *args: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self._connection.fetch(_sql(name), *args)]
+
+
+async def _carry_out(raw: Any, event: DqEvaluated, change: Change, now: datetime) -> dict[str, Any] | None:
+    """Write what changes about one check's incident; gives the decision as it is listed."""
+    if change.after is not None:
+        after = change.after
+        values = (after.id, event.tenant_id, change.check, after.open, after.severity, change.title, change.details, now, after.calm, after.flaps)
+        await raw.execute(_sql("put_incident"), *values)
+        if change.kind is not None:
+            number = 1 + await raw.fetchval(_sql("transitions"), after.id)
+            item = {
+                "incident": after.id,
+                "tenant": event.tenant_id,
+                "kind": change.kind,
+                "severity": after.severity,
+                "title": change.title,
+                "message": change.message,
+                "details": change.details,
+                "event_id": uuid5(NAMESPACE, f"alert\n{after.id}\n{number}"),
+                "run_id": event.run_id,
+            }
+            await raw.fetchval("select incident_changed($1, $2)", item, now)
+    if not change.listed:
+        return None
+    listed = {"check": change.check, "action": change.action, "reason": change.reason, "severity": change.severity}
+    return {name: value for name, value in listed.items() if value is not None} | ({"incident": str(change.after.id)} if change.after else {})
+
+
+async def _keep(raw: Any, event: DqEvaluated, recorded: Recorded, now: datetime) -> None:
+    at = event.at or now
+    decided = asdict(recorded)
+    if event.watched:
+        await raw.execute(_sql("put_verdict"), event.tenant_id, at, event.run_id, event.verdict, event.checks, decided["decisions"])
+    await raw.execute(_sql("put_state"), event.tenant_id, event.watched, event.verdict, event.checks, event.profile, event.run_id, at)
+    await raw.execute(_sql("put_recorded"), event.run_id, event.tenant_id, now, decided)
+    if learned := event.profile.get("learn"):
+        metrics = sorted(learned)
+        hour, week = event.profile["hour"], event.profile["week"]
+        await raw.execute(_sql("learn"), event.tenant_id, metrics, hour, week, [float(learned[metric]) for metric in metrics])
+    await raw.execute(_sql("wake"), event.tenant_id, now)
+
+
+def _incidents(rows: Sequence[Any]) -> Mapping[str, IncidentState]:
+    return {
+        row["check_name"]: IncidentState(
+            row["id"], row["state"] == "open", row["severity"], row["changed_at"], row["resolved_at"], row["calm"], row["flaps"]
+        )
+        for row in rows
+    }
+
+
+def _sql(name: str) -> str:
+    return queries("quality.sql")[name]
