@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -77,7 +78,31 @@ def missed(rule: Rule, due: datetime, now: datetime) -> tuple[list[datetime], da
     return fresh, next_due(rule, now)
 
 
-def preview(rule: Rule, now: datetime, count: int) -> list[tuple[datetime, str]]:
-    """The next fires as (UTC, local time with its offset): a change of offset is a daylight-saving step."""
+class Fire(NamedTuple):
+    """A due time as people read it."""
+
+    due: datetime
+    local: str
+    note: str | None
+    """What daylight saving does to it."""
+
+
+def preview(rule: Rule, now: datetime, count: int) -> list[Fire]:
+    """The next fires; the first after a change of the clocks says so."""
+    rule.check()
     zone = ZoneInfo(rule.zone)
-    return [(due, due.astimezone(zone).isoformat(timespec="minutes")) for due in islice(rule.after(now), count)]
+    before, fires = now.astimezone(zone), []
+    for due in islice(rule.after(now), count):
+        local = due.astimezone(zone)
+        fires.append(Fire(due, local.isoformat(timespec="minutes"), _note(before, local)))
+        before = local
+    return fires
+
+
+def _note(before: datetime, local: datetime) -> str | None:
+    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():
+        return "the clocks show this time twice; it fires once"
+    old, new = before.utcoffset(), local.utcoffset()
+    if old is None or new is None or old == new:
+        return None
+    return f"the clocks were put {'forward' if new > old else 'back'} by {abs(new - old)} since the last"

@@ -1,4 +1,4 @@
-"""`tidemill init`: schema, topics, buckets and watermarks, each made if absent; running it again changes nothing."""
+"""`tidemill init`: schema, topics, buckets, watermarks and schedules, each made if absent; running it again changes nothing."""
 
 import asyncio
 
@@ -10,16 +10,21 @@ from botocore.exceptions import ClientError
 
 from streams.kafka import open_admin
 from streams.ledger.migrate import migrate
+from streams.pipelines import Pipelines
 from streams.settings import S3Settings, Settings
 from streams.topics import create, declared
 
 log = structlog.get_logger(__name__)
+
+DEFAULT_SCHEDULES = {"training-daily": ("training", "0 2 * * *"), "quality-6h": ("quality", "0 0,6,12,18 * * *")}
+"""Name -> pipeline and cron, in UTC."""
 
 
 async def initialise(settings: Settings) -> None:
     """Make what a fresh installation needs."""
     await asyncio.gather(asyncio.to_thread(migrate, settings.ledger.dsn.get_secret_value()), _topics(settings), _buckets(settings.s3))
     await _seed_offsets(settings)
+    await _schedules(settings)
 
 
 async def _topics(settings: Settings) -> None:
@@ -39,6 +44,19 @@ async def _buckets(settings: S3Settings) -> None:
             except ClientError:
                 await s3.create_bucket(Bucket=bucket)
                 log.info("bucket created", bucket=bucket)
+
+
+async def _schedules(settings: Settings) -> None:
+    """The usual times of the pipelines that are here, paused until somebody resumes them."""
+    pipelines = Pipelines.load(settings).by_name
+    connection = await asyncpg.connect(settings.ledger.dsn.get_secret_value())
+    try:
+        for name, (pipeline, cron) in DEFAULT_SCHEDULES.items():
+            made = pipeline in pipelines and await connection.fetchval("select default_schedule($1, $2, $3, now())", name, pipeline, cron)
+            if made:
+                log.info("schedule created, paused", schedule=name, cron=cron)
+    finally:
+        await connection.close()
 
 
 async def _seed_offsets(settings: Settings) -> None:

@@ -51,17 +51,8 @@ class Timers:
         async with self._connection.transaction() as raw:
             rows = await raw.fetch("select * from due_schedules($1, $2)", now, SCHEDULES)
             for row in rows:
-                await self._make(raw, row, now)
+                await make_slots(raw, row, now)
         return len(rows)
-
-    async def _make(self, raw: "asyncpg.Connection[Any]", row: Any, now: datetime) -> None:
-        try:
-            dues, following = missed(rule_of(row), row["next_due"], now)
-        except BadSchedule as error:
-            log.error("a schedule cannot be followed; it is paused", code="bad_schedule", schedule=row["name"], reason=str(error))
-            await raw.execute("update schedules set paused = true where schedule_id = $1", row["schedule_id"])
-            return
-        await raw.fetchval("select make_slots($1, $2, $3)", row["schedule_id"], dues, following)
 
     async def fire_slots(self) -> int:
         """Turn due slots into requests; how many slots were due. Requests and slots are one transaction."""
@@ -87,6 +78,18 @@ class Timers:
         event_id: UUID = uuid5(NAMESPACE, f"slot\n{row['schedule_id']}\n{row['tenant_id']}\n{row['due'].astimezone(UTC).isoformat()}")
         item = request_item(self._pipelines, pipeline, event, event_id, OURS, body_hash(event.dump())) | {"publish": True}
         return {key: value for key, value in item.items() if value is not None}
+
+
+async def make_slots(raw: "asyncpg.Connection[Any]", row: Any, now: datetime) -> None:
+    """Slots for the times that a schedule missed, by its policy; one that nobody can follow is paused."""
+    try:
+        dues, following = missed(rule_of(row), row["next_due"], now)
+    except BadSchedule as error:
+        log.error("a schedule cannot be followed; it is paused", code="bad_schedule", schedule=row["name"], reason=str(error))
+        await raw.execute("update schedules set paused = true where schedule_id = $1", row["schedule_id"])
+        await raw.execute("select note_schedule($1, 'paused', $2, $3)", row["schedule_id"], f"timers: {error}"[:200], now)
+        return
+    await raw.fetchval("select make_slots($1, $2, $3)", row["schedule_id"], dues, following)
 
 
 def rule_of(row: Any) -> Rule:

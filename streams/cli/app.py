@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from streams.cli import dead, models, moves, platform, proof, runs, tenants, topics
+from streams.cli import dead, models, moves, platform, proof, runs, schedules, tenants, topics
 from streams.cli.config import config
 from streams.cli.doctor import doctor
 from streams.cli.frame import FAILED, CliError
@@ -32,7 +32,10 @@ for verb in (
     *(models.versions, config),
 ):
     app.command()(verb)
-for name, verbs in (("tenants", tenants.app), ("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)):
+for name, verbs in (
+    *(("tenants", tenants.app), ("schedules", schedules.app)),
+    *(("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)),
+):
     app.add_typer(verbs, name=name)
 
 CTRL_C = 130

@@ -109,3 +109,16 @@ select state, count(*) as runs from runs where ($1::text is null or pipeline = $
 
 -- schema(): whether the ledger's tables are there.
 select to_regclass('clock') is not null as there;
+
+-- schedules(name): all schedules, or the one of this name.
+select s.schedule_id, s.name, s.pipeline, s.tenant_id, s.cron, s.zone, s.jitter, s.missed, s.catch_up, s.overlap, s.starts_at, s.ends_at, s.paused,
+       s.request, s.next_due, s.revision, s.changed_by, s.changed_at, (select max(due) from slots where slots.schedule_id = s.schedule_id) as last_due
+from schedules s
+where $1::text is null or s.name = $1
+order by s.name;
+
+-- slots(schedule, limit): the newest slots of a schedule.
+select due, tenant_id, fire_at, state, reason, run_id, fired_at from slots where schedule_id = $1 order by due desc, tenant_id limit $2;
+
+-- schedule_changes(name, limit): who changed a schedule of this name, those that were deleted included, newest first.
+select revision, what, changed_by, changed_at, rule from schedule_changes where name = $1 order by changed_at desc, revision desc limit $2;

@@ -17,6 +17,9 @@ from streams.ledger.rows import (
     ModelVersion,
     Run,
     RunDetail,
+    Schedule,
+    ScheduleChange,
+    Slot,
     Step,
     Tenant,
     WorkerSeen,
@@ -124,6 +127,22 @@ class Reader:
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         """How many runs are in each state."""
         return {row["state"]: row["runs"] for row in await self._fetch("run_counts", pipeline)}
+
+    async def schedules(self) -> list[Schedule]:
+        return await self._all(Schedule, "schedules", None)
+
+    async def schedule(self, name: str) -> Schedule:
+        found = await self._all(Schedule, "schedules", name)
+        if not found:
+            raise _unknown("schedule", name, "tidemill schedules list")
+        return found[0]
+
+    async def slots(self, schedule_id: UUID, limit: int = 50) -> list[Slot]:
+        """What became of a schedule's last due times."""
+        return await self._all(Slot, "slots", schedule_id, limit)
+
+    async def schedule_changes(self, name: str, limit: int = 50) -> list[ScheduleChange]:
+        return await self._all(ScheduleChange, "schedule_changes", name, limit)
 
     async def _find(self, text: str, what: str, query: str, where: str) -> UUID:
         digits = text.strip().lower().replace("-", "")

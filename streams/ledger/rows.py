@@ -1,9 +1,11 @@
 """What the reader gives: one frozen row a question, the same for CLI, API and pages; its fields are the JSON that scripts rely on."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+from streams.schedule import Rule
 
 Json = dict[str, Any]
 
@@ -209,3 +211,54 @@ class Backlog:
     dead_letters: int
     gaps: int
     steps_due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a pipeline is asked to run, for one tenant or (None) for all that have no schedule of their own."""
+
+    schedule_id: UUID
+    name: str
+    pipeline: str
+    tenant_id: str | None
+    cron: str
+    zone: str
+    jitter: timedelta
+    missed: str
+    catch_up: timedelta
+    overlap: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    paused: bool
+    request: Json
+    next_due: datetime | None
+    revision: int
+    changed_by: str
+    changed_at: datetime
+    last_due: datetime | None
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.cron, self.zone, self.missed, self.catch_up, self.starts_at, self.ends_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What became of one due time for one tenant."""
+
+    due: datetime
+    tenant_id: str
+    fire_at: datetime
+    state: str
+    reason: str | None
+    run_id: UUID | None
+    fired_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChange:
+    revision: int
+    what: str
+    changed_by: str
+    changed_at: datetime
+    rule: Json

@@ -20,8 +20,13 @@ router = APIRouter(prefix="/api/v1", tags=["api"])
 
 PATIENCE = 10.0
 """Seconds until the caller hears that the ledger has not answered; what was asked may still be done."""
-_NOT_FOUND = frozenset({"unknown_tenant", "unknown_run"})
-_CONFLICT = frozenset({"run_over", "run_not_over", "run_superseded", "tenant_busy", "stage_not_reached", "tenant_suspended", "tenant_deleted"})
+_NOT_FOUND = frozenset({"unknown_tenant", "unknown_run", "unknown_schedule"})
+_CONFLICT = frozenset(
+    {
+        *("run_over", "run_not_over", "run_superseded", "tenant_busy", "stage_not_reached"),
+        *("tenant_suspended", "tenant_deleted", "schedule_bound"),
+    }
+)
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -64,20 +69,20 @@ async def ask(
         reason=body.reason,
         source="api",
     )
-    return answer(await _in_time(asked))
+    return answer(await in_time(asked))
 
 
 @router.post("/runs/{run_id}/cancel", status_code=202)
 async def cancel(use: Use, run_id: UUID) -> JSONResponse:
     """Ask a run to end. `result`: cancelled, or cancelling while the step in flight has the last word."""
-    return answer(await _in_time(cancel_run(use.ledger, use.pipelines, run_id, by="api")))
+    return answer(await in_time(cancel_run(use.ledger, use.pipelines, run_id, by="api")))
 
 
 @router.post("/runs/{run_id}/retry", status_code=202)
 async def retry(use: Use, run_id: UUID, body: Annotated[RetryRequest | None, Body()] = None) -> JSONResponse:
     """Open a finished run again from a stage, with the next round; effects of earlier rounds are kept."""
     stage = body.stage if body else None
-    return answer(await _in_time(retry_run(use.ledger, use.pipelines, run_id, stage=stage, by="api")))
+    return answer(await in_time(retry_run(use.ledger, use.pipelines, run_id, stage=stage, by="api")))
 
 
 def answer(said: Answer) -> JSONResponse:
@@ -95,7 +100,8 @@ async def _refuse_above_the_limit(use: Parts) -> None:
         raise Problem(503, "outbox_full", f"{waiting} events wait to be published, more than the {most} allowed; look at Kafka, then ask again")
 
 
-async def _in_time(asked: Awaitable[Answer]) -> Answer:
+async def in_time(asked: Awaitable[Answer]) -> Answer:
+    """The ledger's answer, or 503: a caller does not wait for an outage to end."""
     try:
         async with asyncio.timeout(PATIENCE):
             return await asked

@@ -99,6 +99,15 @@ def test_what_nobody_can_follow_is_refused_by_its_field(rule: Rule, field: str) 
 
 
 def test_the_preview_shows_the_daylight_saving_step() -> None:
-    shown = [local for _, local in preview(Rule("30 2 * * *", "Europe/Berlin"), at("2026-03-27T12:00"), 3)]
-    assert shown[0].endswith("+01:00")
-    assert shown[-1].endswith("+02:00")
+    fires = preview(Rule("30 2 * * *", "Europe/Berlin"), at("2026-03-27T12:00"), 3)
+    assert [(fire.local, fire.note) for fire in fires] == [
+        ("2026-03-28T02:30+01:00", None),
+        ("2026-03-29T03:00+02:00", "the clocks were put forward by 1:00:00 since the last"),
+        ("2026-03-30T02:30+02:00", None),
+    ]
+
+
+def test_the_preview_says_which_time_the_clocks_show_twice() -> None:
+    fires = preview(Rule("30 2 * * *", "Europe/Berlin"), at("2026-10-24T12:00"), 2)
+    assert [fire.note is not None for fire in fires] == [True, True]
+    assert fires[0].note == "the clocks show this time twice; it fires once"

@@ -28,7 +28,7 @@ create table slots (
     tenant_id   text not null,
     due         timestamptz not null,
     fire_at     timestamptz not null,
-    state       text not null default 'due' check (state in ('due', 'fired', 'skipped')),
+    state       text not null default 'due' check (state in ('due', 'held', 'fired', 'skipped')),   -- held: until a pause ends
     reason      text,
     run_id      uuid,
     fired_at    timestamptz,

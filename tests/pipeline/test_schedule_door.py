@@ -1,0 +1,140 @@
+"""What people do with schedules: make, change, pause, resume, end them, while workers run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from streams.ledger.connection import Connection
+from streams.ledger.reader import Reader
+from streams.schedules import Changes, delete_schedule, pause_schedule, resume_schedule, set_schedule
+from streams.stage import GiveUp
+from streams.web import make_web
+from tests.pipeline.test_batches import add
+from tests.pipeline.toy import TOY, Neighbours
+from tests.travel import Travel, travelling
+from tests.unit.web_fakes import World
+
+DAILY = {"pipeline": "training", "cron": "0 2 * * *"}
+
+
+@pytest.fixture
+async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
+    use = Neighbours(fail={"validate": [GiveUp("short runs will do", code="no_data") for _ in range(1000)]})
+    async with travelling(Travel(ledger_dsn, (TOY,), use)) as travel:
+        yield travel
+
+
+async def put(travel: Travel, name: str = "daily", **said: Any) -> dict[str, Any]:
+    return await set_schedule(travel.ledger, travel.runtime.pipelines, name, Changes.model_validate(said), by="ann")
+
+
+async def resume(travel: Travel, name: str = "daily") -> dict[str, Any]:
+    return await resume_schedule(travel.ledger, name, by="ann")
+
+
+async def test_a_new_schedule_is_paused_and_begins_with_its_next_time_once_resumed(travel: Travel) -> None:
+    await add(travel, "acme")
+    made = await put(travel, **DAILY)
+    assert (made["result"], made["revision"], made["paused"], made["next_due"]) == ("created", 1, True, None)
+    assert (await put(travel, **DAILY))["result"] == "there"
+    resumed = await resume(travel)
+    assert (resumed["result"], resumed["revision"]) == ("resumed", 2)
+    await asyncio.sleep(1)
+    assert await travel.runs() == []
+    travel.clock.ahead = timedelta(days=1)
+    [run] = await travel.over()
+    assert run["tenant_id"] == "acme"
+
+
+async def test_a_changed_schedule_fires_at_its_new_time_without_a_restart(travel: Travel) -> None:
+    await add(travel, "acme")
+    now = travel.clock.now()
+    await put(travel, **DAILY | {"cron": f"{now.minute} {now.hour} 1 1 *"})
+    before = (await resume(travel))["next_due"]
+    changed = await put(travel, cron="*/5 * * * *")
+    assert (changed["result"], changed["revision"]) == ("changed", 3)
+    assert changed["next_due"] < before
+    travel.clock.ahead = timedelta(minutes=6)
+    await travel.over()
+
+
+@pytest.mark.parametrize(("policy", "fires"), [("skip", 0), ("latest", 1), ("all", 3)])
+async def test_a_resumed_schedule_makes_up_for_what_it_missed_by_its_policy(travel: Travel, policy: str, fires: int) -> None:
+    await add(travel, "acme")
+    await put(travel, **DAILY, missed=policy, catch_up=7 * 86_400)
+    await resume(travel)
+    await pause_schedule(travel.ledger, "daily", by="ann")
+    travel.clock.ahead = timedelta(days=3)
+    await asyncio.sleep(1)
+    assert await travel.rows("select 1 from slots") == []
+    await resume(travel)
+    if fires:
+        await travel.see("select 1 from slots where state = 'fired'", rows=fires)
+    await asyncio.sleep(1)
+    assert len(await travel.rows("select 1 from slots")) == fires
+
+
+async def test_the_history_says_who_changed_what_and_outlives_the_schedule(travel: Travel) -> None:
+    await put(travel, **DAILY)
+    await resume(travel)
+    await put(travel, cron="0 3 * * *")
+    assert (await delete_schedule(travel.ledger, "daily", by="bob"))["result"] == "deleted"
+    rows = await travel.rows("select revision, what, changed_by from schedule_changes where name = 'daily' order by revision")
+    assert [tuple(row.values()) for row in rows] == [(1, "created", "ann"), (2, "resumed", "ann"), (3, "changed", "ann"), (4, "deleted", "bob")]
+    assert (await resume(travel))["code"] == "unknown_schedule"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"pipeline": "training"}, "schedule_incomplete"),
+        ({"pipeline": "training", "cron": "every day"}, "bad_schedule"),
+        ({"pipeline": "training", "cron": "0 2 * * *", "zone": "Mars/Base"}, "bad_schedule"),
+        ({"pipeline": "laundry", "cron": "0 2 * * *"}, "unknown_pipeline"),
+        ({"pipeline": "training", "cron": "0 2 * * *", "tenant_id": "nobody"}, "unknown_tenant"),
+        ({"pipeline": "training", "cron": "0 2 * * *", "request": {"model_config": {"epochs": 0}}}, "bad_field"),
+    ],
+)
+async def test_a_schedule_that_cannot_be_is_refused_by_name(travel: Travel, said: dict[str, Any], code: str) -> None:
+    assert (await put(travel, **said))["code"] == code
+    assert await travel.rows("select 1 from schedules") == []
+
+
+async def test_a_schedule_keeps_its_tenant_and_refuses_unknown_fields(travel: Travel) -> None:
+    await add(travel, "acme")
+    await put(travel, **DAILY)
+    assert (await put(travel, tenant_id="acme"))["code"] == "schedule_bound"
+    with pytest.raises(ValidationError):
+        Changes.model_validate({"crom": "0 2 * * *"})
+
+
+async def test_the_api_and_the_page_show_next_fires_and_last_slots(travel: Travel) -> None:
+    await add(travel, "acme")
+    connection = Connection(travel.dsn)
+    parts = World().parts()
+    object.__setattr__(parts, "ledger", travel.ledger)
+    object.__setattr__(parts, "reader", Reader(connection))
+    transport = httpx.ASGITransport(make_web(parts))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080/", headers={"Content-Type": "application/json"}) as web:
+        path = "/api/v1/schedules/daily"
+        assert (await web.put(path, json=DAILY | {"cron": "*/5 * * * *"})).json()["result"] == "created"
+        assert (await web.put(path, json={"cron": "no"})).json()["code"] == "bad_schedule"
+        assert (await web.post(f"{path}/resume")).status_code == 202
+        travel.clock.ahead = timedelta(minutes=6)
+        await travel.over()
+        fires = (await web.get(f"{path}/preview?count=3&zone=Europe/Berlin")).json()
+        assert len(fires) == 3
+        assert (await web.get(f"{path}/preview?zone=Mars")).json()["code"] == "bad_schedule"
+        history = (await web.get(f"{path}/history")).json()
+        assert [(slot["tenant_id"], slot["state"]) for slot in history["slots"]] == [("acme", "fired")]
+        assert [each["what"] for each in history["changes"]] == ["resumed", "created"]
+        text = (await web.get("/schedules", headers={"Accept": "text/html"})).text
+        assert all(word in text for word in ("daily", "*/5 * * * *", "fired", "Fires next", f"{path}/pause"))
+        assert (await web.delete(path)).json()["result"] == "deleted"
+        assert (await web.get(path)).json()["code"] == "unknown_schedule"
+    await connection.close()
