@@ -24,12 +24,15 @@ Take = Callable[[Arrived], Awaitable[None]]
 _QUIET_READS = 3
 """Fetches of a second each that bring nothing before the rest of a gap is taken for empty."""
 _NOTE = """
-insert into gaps (topic, partition, first, past) values ($1, $2, $3, $4)
-on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null
+insert into gaps (topic, partition, first, past)
+select $1, $2, $3, $4 where not exists (select 1 from offsets where topic = $1 and partition = $2 and next > $3)
+on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null,
+    lease_until = case when gaps.state = 'open' then gaps.lease_until end
 """
+"""Nothing, when another worker has closed it since we looked."""
 
-LEASE = 120.0
-"""Seconds for which a gap is one worker's to close."""
+LEASE = 20.0
+"""Seconds for which a gap is one worker's to close. A longer reading goes on: that a second worker reads the same is a no-op."""
 _LEASE = """
 update gaps set lease_until = clock_timestamp() + make_interval(secs => $2) where (topic, partition, first) = (
     select topic, partition, first from gaps where state = 'open' and topic = any($1) and coalesce(lease_until, '-infinity') < clock_timestamp()
