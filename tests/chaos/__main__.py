@@ -59,6 +59,8 @@ async def run(chosen: argparse.Namespace) -> int:
                 row = await rounds.play(fault, chosen.times or TIMES.get(fault, 3))
                 verdict = "[red]violated[/red]" if row.violations else "holds"
                 console.print(f"{time.monotonic() - began:6.0f} s  {fault}: {row.times} times, {row.runs} runs, {verdict}", highlight=False)
+                for sentence in rounds.fresh[:10]:
+                    console.print(f"    {sentence}", style="red", highlight=False, markup=False)
         rows, measured, publisher = list(rounds.rows.values()), rounds.scene.watch.recovery, rounds.publisher
     show(console, rows, measured)
     broken = sum(len(row.violations) for row in rows)

@@ -37,8 +37,17 @@ class Scene:
     random: random.Random
     http: httpx.AsyncClient
 
-    def one(self) -> Worker:
-        return self.random.choice(self.town.workers)
+    async def one(self) -> Worker:
+        """A worker that is at work; waits while all of them are still starting."""
+        async with asyncio.timeout(90):
+            while not (ready := [worker for worker in self.town.workers if worker.is_ready]):  # noqa: ASYNC110  # processes set no event
+                await asyncio.sleep(0.05)
+        return self.random.choice(ready)
+
+    async def again(self, worker: Worker) -> None:
+        """Start it again, and go on when it is at work."""
+        await worker.start()
+        await worker.ready()
 
 
 Fault = Callable[[Scene], Awaitable[None]]
@@ -46,25 +55,23 @@ Fault = Callable[[Scene], Awaitable[None]]
 
 async def kill9_worker(scene: Scene) -> None:
     """SIGKILL, and a supervisor that starts it again at once."""
-    worker = scene.one()
+    worker = await scene.one()
     since = await _kill(scene, worker, "kill -9, restarted: next step started")
     await worker.start()
-    await worker.ready()
-    scene.watch.recovery["kill -9, restarted: worker ready"].append(time.monotonic() - since)
+    scene.watch.note("kill -9, restarted: worker ready", worker.ready(), since=since)
 
 
 async def kill9_left_dead(scene: Scene) -> None:
     """SIGKILL, and nobody there to start it again before its lease has run out."""
-    worker = scene.one()
+    worker = await scene.one()
     await _kill(scene, worker, "kill -9, left dead: next step started")
     await asyncio.sleep(LEASE + 8)
-    await worker.start()
-    await worker.ready()
+    await scene.again(worker)
 
 
 async def kill9_at_point(scene: Scene) -> None:
     """It dies at a fault point, after having passed it some times."""
-    worker, point = scene.one(), scene.random.choice(POINTS)
+    worker, point = await scene.one(), scene.random.choice(POINTS)
     await worker.kill()
     await worker.start(f"{point}:{scene.random.randrange(15)}")
     await worker.ready()
@@ -72,8 +79,7 @@ async def kill9_at_point(scene: Scene) -> None:
     while worker.running and time.monotonic() < deadline:  # noqa: ASYNC110  # a point that is passed rarely may not be reached
         await asyncio.sleep(0.05)
     await _kill(scene, worker, "kill -9 at a point: next step started")
-    await worker.start()
-    await worker.ready()
+    await scene.again(worker)
 
 
 async def _kill(scene: Scene, worker: Worker, what: str) -> float:
@@ -85,7 +91,7 @@ async def _kill(scene: Scene, worker: Worker, what: str) -> float:
 
 async def sigstop_worker(scene: Scene) -> None:
     """A pause longer than the lease: the others take its steps, and what it says afterwards is refused."""
-    worker = scene.one()
+    worker = await scene.one()
     worker.send(signal.SIGSTOP)
     since = time.monotonic()
     scene.watch.time("SIGSTOP: next step started", await scene.watch.held_by(worker.pid), since=since)
@@ -94,13 +100,12 @@ async def sigstop_worker(scene: Scene) -> None:
     await asyncio.sleep(3)
     if not worker.running:  # its slot was lost: it ends itself rather than speak with a lost voice
         await worker.ended()
-        await worker.start()
-        await worker.ready()
+        await scene.again(worker)
 
 
 async def sigterm_worker(scene: Scene) -> None:
     """An orderly stop, as in a rolling deployment: what is in hand is finished or handed over."""
-    worker = scene.one()
+    worker = await scene.one()
     held, since = await scene.watch.held_by(worker.pid), time.monotonic()
     worker.send(signal.SIGTERM)
     scene.watch.time("SIGTERM: steps handed over", held, since=since)
@@ -108,8 +113,7 @@ async def sigterm_worker(scene: Scene) -> None:
     scene.watch.recovery["SIGTERM: process ended"].append(time.monotonic() - since)
     if status != 0:
         raise FaultWrong(f"{worker.name} ended with {status} after SIGTERM; see {worker.log}")
-    await worker.start()
-    await worker.ready()
+    await scene.again(worker)
 
 
 async def worker_join_leave(scene: Scene) -> None:

@@ -42,6 +42,6 @@ def show(console: Console, rows: Sequence[Row], measured: Mapping[str, Sequence[
     console.print(times)
     for row in rows:
         for sentence in row.violations[:20]:
-            console.print(f"[red]{row.fault}[/red] {sentence}", highlight=False)
+            console.print(f"{row.fault}: {sentence}", style="red", highlight=False, markup=False)
         if len(row.violations) > 20:
-            console.print(f"[red]{row.fault}[/red] and {len(row.violations) - 20} more")
+            console.print(f"{row.fault}: and {len(row.violations) - 20} more", style="red")

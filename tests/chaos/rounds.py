@@ -43,6 +43,8 @@ class Round:
         self.scene, self.publisher, self.gatherer, self.patience = scene, publisher, gatherer, patience
         self.rows: dict[str, Row] = {}
         self.seen: set[Violation] = set()
+        self.fresh: list[Violation] = []
+        """What the last round brought to light."""
         self._checked = 0
 
     async def play(self, fault: str, times: int, *, pause: tuple[float, float] = (0.5, 3.0)) -> Row:
@@ -111,7 +113,7 @@ class Round:
                 return snapshot
 
     def _judge(self, row: Row, snapshot: Snapshot, wrong: list[Violation]) -> None:
-        found = [each for each in [*check(snapshot), *wrong] if each not in self.seen]
+        self.fresh = found = [each for each in [*check(snapshot), *wrong] if each not in self.seen]
         self.seen |= set(found)
         row.lost += sum(each.harm is Harm.LOST for each in found)
         row.doubled += sum(each.harm is Harm.DOUBLED for each in found)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +30,7 @@ async def staged(
     home: Path, *, seed: int, workers: int, tenants: int, rate: float, settings: Mapping[str, str], say: Callable[[str], None]
 ) -> AsyncIterator[Round]:
     """Everything up and loaded; nothing of it is left afterwards."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # ours is one of those whom the broker leaves alone
     town = Town(home, workers=workers, settings=settings, say=say)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(town))

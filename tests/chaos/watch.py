@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -63,6 +64,17 @@ class Watch:
             task = asyncio.create_task(self._time(what, held, since, patience))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def note(self, what: str, event: Awaitable[object], *, since: float) -> None:
+        """Measure in the background how long it takes until something has happened."""
+
+        async def wait() -> None:
+            await event
+            self.recovery[what].append(time.monotonic() - since)
+
+        task = asyncio.create_task(wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _time(self, what: str, held: list[Held], since: float, patience: float) -> None:
         left = {(run, stage): fence for run, stage, fence in held}

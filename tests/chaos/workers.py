@@ -48,6 +48,11 @@ class Worker:
     def running(self) -> bool:
         return self.process is not None and self.process.returncode is None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether this life is at work."""
+        return self.running and READY.search(self.said()) is not None
+
     async def start(self, crash_at: str | None = None) -> None:
         """A new life; with `crash_at` it ends at that fault point."""
         assert not self.running, f"{self.name} is alive"
@@ -61,7 +66,7 @@ class Worker:
     async def ready(self, patience: float = 60) -> None:
         """Return once this life says that it is ready, or has ended."""
         async with asyncio.timeout(patience):
-            while self.running and not READY.search(self.said()):  # noqa: ASYNC110  # another process sets no event of ours
+            while self.running and not self.is_ready:  # noqa: ASYNC110  # another process sets no event of ours
                 await asyncio.sleep(0.05)
 
     def said(self) -> bytes:
