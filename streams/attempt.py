@@ -35,9 +35,9 @@ class Attempts:
     async def one(self, step: Leased, stage: Stage) -> Item:
         """The body's outcome as a ledger item: every exception has its place here, none goes further."""
         try:
+            if step.state == StepState.WAITING:
+                return await self._look(step, stage)  # has limits of its own: the stage's would start the job a second time in one round
             async with asyncio.timeout(stage.timeout.total_seconds()):
-                if step.state == StepState.WAITING:
-                    return await self._look(step, stage)
                 return await self._run(step, stage)
         except LeaseLost:
             raise
@@ -151,12 +151,16 @@ class Attempts:
         cancel = stage.watcher.cancel if stage.watcher else None
         if cancel is None:
             return
+        about = {"tenant": started.tenant_id, "run": str(started.run_id)}
         try:
-            await cancel(started, self._services)
+            async with asyncio.timeout(ASK_TIMEOUT):
+                await cancel(started, self._services)
+        except LeaseLost:
+            raise
         except (TryAgain, GiveUp) as why:
-            log.warning(
-                "the engine could not be asked to cancel", code=why.code, reason=why.sentence, tenant=started.tenant_id, run=str(started.run_id)
-            )
+            log.warning("the engine could not be asked to cancel", code=why.code, reason=why.sentence, **about)
+        except Exception as error:
+            log.warning("the engine could not be asked to cancel", code="cancel_crashed", reason=repr(error), **about)
 
     def _completion(self, step: Leased, stage: Stage) -> Event:
         assert stage.watcher is not None

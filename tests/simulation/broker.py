@@ -63,10 +63,10 @@ class Broker:
     def records(self, topic: str | None = None) -> list[Arrived]:
         return [record for (name, _), log in sorted(self.log.items()) for record in log if topic in (None, name)]
 
-    @property
-    def caught_up(self) -> bool:
-        """Whether the group has committed all there is."""
-        return all(self.committed.get(place, 0) >= len(self.log.get(place, ())) for place in self.consumed)
+    def behind(self) -> dict[Place, tuple[int, int]]:
+        """Partitions of which the group has not committed all there is: committed, and end."""
+        marks = {place: (self.committed.get(place, 0), len(self.log.get(place, ()))) for place in self.consumed}
+        return {place: (committed, end) for place, (committed, end) in marks.items() if committed < end}
 
     # the group
 
@@ -97,7 +97,8 @@ class Broker:
         choices, weather = self.world.choices, self.world.weather
         position = self.committed.get(place, 0)
         if self.log.get(place, [])[position:] and choices.chance(weather.skip):
-            position += choices.number(1, 3)  # Faust in a rebalance that meets a partition without a commit
+            position = min(position + choices.number(1, 3), len(self.log[place]))  # Faust in a rebalance that meets a partition without a commit
+            member.acked[place] = position
             self.world.say(f"{member.life.name} skips to {place} {position}")
         while member.generation == generation == self.generation and not member.life.ending:
             log = self.log.get(place, [])

@@ -42,12 +42,12 @@ class Report:
         return f"seed {self.seed} violates:\n" + "\n".join(f"  {each}" for each in self.violations) + f"\n  its story:\n{story}"
 
 
-async def run_seed(seed: int, loop: VirtualLoop, lines: Lines, dsn: str, **changes: Any) -> Report:
+async def run_seed(seed: int, loop: VirtualLoop, lines: Lines, dsn: str, *, afresh: bool = True, **changes: Any) -> Report:
     """One seed from its empty ledger to the checker's verdict."""
     began = time.monotonic()
     world = World(seed, loop, lines, dsn, **changes)
     try:
-        await prepare(world)
+        await prepare(world, afresh=afresh)
         for slot in range(1, world.slots + 1):
             world.start_worker(slot)
         script = Script(world)
@@ -95,6 +95,7 @@ async def collect(world: World, script: Script) -> Facts:
     )
 
 
+AFRESH = 25
 _BLOCKED = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
 
 
@@ -113,10 +114,10 @@ def run_seeds(dsn: str, seeds: Iterable[int], *, until: float = float("inf"), st
         loop.set_exception_handler(lambda loop, context: None)  # what nobody awaited any more belonged to the dead
         lines = Lines(loop)
         lines.install()
-        for seed in seeds:
+        for number, seed in enumerate(seeds):
             if time.time() > until:
                 break
-            reports.append(runner.run(run_seed(seed, loop, lines, dsn, **changes)))
+            reports.append(runner.run(run_seed(seed, loop, lines, dsn, afresh=number % AFRESH == 0, **changes)))
             if stop_at_first and reports[-1].violations:
                 break
         runner.run(lines.close())

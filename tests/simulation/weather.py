@@ -9,7 +9,7 @@ from tests.simulation.choices import Choices
 class Weather:
     """Probabilities per occasion; seconds where it says so."""
 
-    crash: float = 0.01
+    crash: float = 0.04
     cut: float = 0.02
     """A connection to the ledger breaks around a statement."""
     send_fails: float = 0.1

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +87,7 @@ class World:
             ledger=LedgerSettings.model_validate({"dsn": self.dsn, "connections": 3}),
             ml_engine=MLEngineSettings(max_jobs=choices.pick([None, None, 1, 2]), poll_every=timedelta(minutes=20), deadline=timedelta(hours=3)),
             runtime=RuntimeSettings(
-                eager=self.eager, poll=1.0, unknown_tenants="create", concurrency=choices.pick([2, 4, 64]), lease=LEASE, sweep=choices.pick([2, 10])
+                eager=self.eager, poll=2.0, unknown_tenants="create", concurrency=choices.pick([2, 4, 64]), lease=LEASE, sweep=choices.pick([2, 10])
             ),
         )
 
@@ -170,7 +171,7 @@ class World:
     async def _guard(self, worker: Worker) -> None:
         """A supervisor: starts the next life of a slot some time after the last one ended."""
         await worker.life.gone.wait()
-        await asyncio.sleep(self.choices.between(0.2, 3 if self.choices.calm else 20))
+        await asyncio.sleep(self.choices.between(0.2, 20 if self.choices.chance(0.3) else 3))
         if not self.over:
             self.start_worker(worker.life.slot)
 
@@ -200,6 +201,11 @@ class World:
         if self.admin is not None:
             self.lines.give_back(self.dsn, self.admin)
 
+    async def execute(self, statements: str) -> None:
+        """Several statements of the scheduler's own."""
+        with self.loop.awaiting():
+            await self.admin.execute(statements)
+
     async def sql(self, statement: str, *args: Any) -> list[Any]:
         """A statement of the scheduler's own."""
         async with self._admins_turn:
@@ -212,6 +218,7 @@ class World:
         return rows
 
 
+@cache
 def hash_of(name: str) -> int:
     """The same in every process, unlike `hash`."""
     return sum(ord(letter) * (place + 1) for place, letter in enumerate(name))
