@@ -1,6 +1,7 @@
 """A request for every tenant becomes one request a tenant: a chunk of tenants a transaction, so that nobody waits for ten thousand locks."""
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
@@ -18,7 +19,7 @@ log = structlog.get_logger(__name__)
 CHUNK = 200
 IDLE = 1.0
 _OPEN = "select * from expansions where done_at is null order by at limit 1"
-_TENANTS = "select tenant_id from tenants where status = 'active' and tenant_id > $1 order by tenant_id limit $2"
+_TENANTS = "select chosen_tenants($1, $2, $3)"
 
 
 class Expander:
@@ -41,20 +42,30 @@ class Expander:
     async def step(self) -> bool:
         """One chunk of the oldest open expansion; False when there is none."""
         rows = await self._ledger.calls.fetch(_OPEN)
-        if not rows:
-            return False
-        row = rows[0]
-        tenants = [found[0] for found in await self._ledger.calls.fetch(_TENANTS, row["after"], CHUNK)]
-        items = [self._request(row, tenant) for tenant in tenants]
-        last, done = tenants[-1] if tenants else row["after"], len(tenants) < CHUNK
-        answers: list[Answer] = await self._ledger.expand(row["event_key"], row["after"], last, items, done=done)
-        for answer in answers:
-            self._inbox.follow(answer)
-        return True
+        for row in rows:
+            for answer in await expand(self._pipelines, self._ledger, row, publishes=True):
+                self._inbox.follow(answer)
+        return bool(rows)
 
-    def _request(self, row: Answer, tenant: str) -> Answer:
-        pipeline = self._pipelines.by_name[row["pipeline"]]
-        event = pipeline.entry.model_validate(row["data"] | {"tenant_id": tenant})
-        cause: UUID = uuid5(NAMESPACE, f"expanded\n{row['event_id']}\n{tenant}")
-        item = request_item(self._pipelines, pipeline, event, cause, row["source"], body_hash(event.dump()))
-        return {key: value for key, value in item.items() if value is not None}
+
+async def expand(pipelines: Pipelines, ledger: Ledger, row: Any, *, publishes: bool) -> list[Answer]:
+    """One chunk of an expansion: what became of its requests; nothing when somebody else was there before.
+
+    `publishes`: whether the caller sends what they put into the outbox; else the next sweep of a worker takes it.
+    """
+    tenants = [found[0] for found in await ledger.calls.fetch(_TENANTS, row["chosen"], row["after"], CHUNK)]
+    items = [_request(pipelines, row, tenant) | {"abandoned": not publishes} for tenant in tenants]
+    last, done = tenants[-1] if tenants else row["after"], len(tenants) < CHUNK
+    return await ledger.expand(row["event_key"], row["after"], last, items, done=done)
+
+
+def cause_of(event_id: UUID, tenant: str) -> UUID:
+    """The event id of one tenant's request in an expansion."""
+    return uuid5(NAMESPACE, f"expanded\n{event_id}\n{tenant}")
+
+
+def _request(pipelines: Pipelines, row: Any, tenant: str) -> Answer:
+    pipeline = pipelines.by_name[row["pipeline"]]
+    event = pipeline.entry.model_validate(row["data"] | {"tenant_id": tenant})
+    item = request_item(pipelines, pipeline, event, cause_of(row["event_id"], tenant), row["source"], body_hash(event.dump()))
+    return {key: value for key, value in (item | {"publish": row["publish"]}).items() if value is not None}

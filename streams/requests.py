@@ -23,7 +23,7 @@ from streams.pipelines import Pipelines
 
 log = structlog.get_logger(__name__)
 
-_SOURCE = "request"
+SOURCE = "request"
 """Of every request through this door: one key asks for one run, whether it comes by API or CLI."""
 _STAGE_TO_REPEAT = "select stage from steps where run_id = $1 and state in ('failed', 'cancelled', 'skipped') order by finished_at desc limit 1"
 _RUN = "select pipeline, stage, version from runs where run_id = $1"
@@ -51,11 +51,11 @@ async def request_run(
         return refused("bad_tenant")
     data = {"tenant_id": tenant_id, "request_key": request_key, "model_config": config, "reason": reason}
     data = {name: value for name, value in data.items() if value is not None}
-    event = _event(wanted.entry, data)
+    event = event_of(wanted.entry, data)
     if not isinstance(event, Event):
         return event
     event_id = names.request_event(tenant_id, request_key) if request_key else uuid4()
-    item = request_item(pipelines, wanted, event, event_id, _SOURCE, body_hash(data))
+    item = request_item(pipelines, wanted, event, event_id, SOURCE, body_hash(data))
     item |= {"publish": True, "abandoned": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     try:
         answer = await ledger.receive(item)
@@ -111,7 +111,7 @@ async def _woken(ledger: Ledger, answer: Answer) -> Answer:
     return {name: value for name, value in answer.items() if name not in ("outbox", "step")}
 
 
-def _event(kind: type[Event], data: dict[str, Any]) -> Event | Answer:
+def event_of(kind: type[Event], data: dict[str, Any]) -> Event | Answer:
     """The request as an event, held to the same rules as one from Kafka; else the refusal."""
     try:
         parse(json.dumps(data, allow_nan=False).encode(), duplicates=False)
@@ -157,6 +157,9 @@ SENTENCES = {
     "unknown_schedule": "there is no schedule {schedule}; `tidemill schedules list` lists what there is",
     "schedule_incomplete": "a new schedule needs a pipeline and a cron expression: {fields}",
     "schedule_bound": "schedule {schedule} is bound to its pipeline and tenant; delete it and make another",
+    "no_tenant": "name a tenant, or say plainly that every active one is meant",
+    "bad_where": "{fields}; tenants are chosen by owner=WHO, status=active, or LABEL=VALUE",
+    "all_reused": "the key {key} asked for all tenants before, with another body; take another key for another request",
     "letter_settled": "dead letter {letter} is not open any more ({state}); `tidemill dead list --state all` shows it",
     "letter_cut": "of dead letter {letter} only the first MiB of {size} bytes was kept; publish the event again, smaller, and drop the letter",
     "not_ours": "{topic} is written by Tidemill alone; drop the dead letter and find its publisher",

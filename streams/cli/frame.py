@@ -151,6 +151,8 @@ WRONG_REQUEST = frozenset(
         "too_large",
         "too_many_items",
         "unknown_pipeline",
+        "no_tenant",
+        "bad_where",
         "bad_schedule",
         "schedule_incomplete",
         "unknown_stage",

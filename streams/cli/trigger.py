@@ -12,9 +12,6 @@ from streams.cli.wait import follow
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer
 
-MOST = 100_000
-"""Tenants that `--all` may reach."""
-
 
 def trigger(
     tenant: Annotated[str | None, typer.Argument(help="Whose model to train.")] = None,
@@ -23,6 +20,7 @@ def trigger(
     reason: Annotated[str | None, typer.Option(help="Why; shown with the run.")] = None,
     pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "training",
     every: Annotated[bool, typer.Option("--all", help="Every active tenant.")] = False,
+    where: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only tenants of this label, owner or status; repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say for whom.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run is over; exit 1 unless it succeeds.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 7 * 3600,
@@ -30,29 +28,51 @@ def trigger(
 ) -> None:
     """Ask for a run.
 
-    Example: tidemill trigger acme --key nightly-42 --wait
+    Example: tidemill trigger acme --key nightly-42 --wait, or tidemill trigger --where tier=gold --dry-run
     """
-    if (tenant is None) is not every:
-        raise CliError("no_tenant", "name a tenant, or say --all for every active one", USAGE)
+    if (tenant is None) is not (every or bool(where)):
+        raise CliError("no_tenant", "name a tenant, or say --all for every active one, or --where for some of them", USAGE)
     knobs = read_config(config)
+    if tenant is not None and dry_run:
+        raise CliError("wrong_usage", "--dry-run says whom --all or --where means; with one tenant that is known", USAGE)
 
-    async def move(door: Door) -> tuple[list[str], list["Answer"], bool]:
-        tenants = [tenant] if tenant is not None else [t.tenant_id for t in await door.reader.tenants(MOST) if t.status == "active"]
-        if dry_run:
-            return tenants, [], True
-        answers = [await _ask(door, each, key, knobs, reason, pipeline) for each in tenants]
-        if wait:
-            return tenants, answers, await follow(door.reader, [answer["run_id"] for answer in answers], timeout, as_json)
-        return tenants, answers, True
+    async def move(door: Door) -> tuple[list["Answer"], bool]:
+        if tenant is not None:
+            answers = [await _ask(door, tenant, key, knobs, reason, pipeline)]
+        else:
+            answers = await _ask_all(door, where or [], dry_run, key, knobs, reason, pipeline)
+        if wait and not dry_run:
+            return answers, await follow(door.reader, [answer["run_id"] for answer in answers], timeout, as_json)
+        return answers, True
 
-    tenants, answers, well = act(move)
+    answers, well = act(move)
     if dry_run:
-        out.show([{"tenant_id": each} for each in tenants], as_json, lambda: out.line("\n".join(tenants)))
+        out.show(answers, as_json, lambda: out.line("\n".join(each["tenant_id"] for each in answers) or "no active tenant is meant"))
     elif not wait:
         document: Any = answers[0] if tenant is not None else answers
-        out.show(document, as_json, lambda: out.line("\n".join(map(_said, answers))))
+        out.show(document, as_json, lambda: out.line("\n".join(map(_said, answers)) or "no active tenant is meant"))
     if not well:
         raise typer.Exit(1)
+
+
+async def _ask_all(
+    door: Door, where: list[str], dry_run: bool, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str
+) -> list["Answer"]:
+    """The request for all is in the ledger before the first tenant's; this process and any worker carry it on."""
+    from streams.everyone import asked, carry_on, chosen_by, meant, request_all
+
+    chosen = chosen_by(where)
+    if "result" in chosen:
+        accepted(chosen)
+    if dry_run:
+        return [{"tenant_id": each} for each in await in_time(meant(door.ledger, chosen))]
+    answer = accepted(
+        await in_time(
+            request_all(door.ledger, door.pipelines, pipeline=pipeline, chosen=chosen, request_key=key, config=config, reason=reason, source="cli")
+        )
+    )
+    await carry_on(door.ledger, door.pipelines, answer["expansion"])
+    return await asked(door.ledger, answer["expansion"])
 
 
 async def _ask(door: Door, tenant: str, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str) -> "Answer":

@@ -58,7 +58,7 @@ async def ask(
     """Ask for a run. `result`: run, pending or merged (the tenant has an active run), seen (this key asked before)."""
     if body.request_key and idempotency_key and body.request_key != idempotency_key:
         raise Problem(422, "two_keys", "the header Idempotency-Key and the field request_key differ; give one of them")
-    await _refuse_above_the_limit(use)
+    await refuse_above_the_limit(use)
     asked = request_run(
         use.ledger,
         use.pipelines,
@@ -94,7 +94,8 @@ def answer(said: Answer) -> JSONResponse:
     return problem(status, said["code"], said["sentence"], **({"fields": fields} if fields else {}))
 
 
-async def _refuse_above_the_limit(use: Parts) -> None:
+async def refuse_above_the_limit(use: Parts) -> None:
+    """503 while too much waits for Kafka."""
     waiting, most = (await use.reader.backlog()).outbox, use.pipelines.settings.runtime.outbox_max
     if waiting > most:
         raise Problem(503, "outbox_full", f"{waiting} events wait to be published, more than the {most} allowed; look at Kafka, then ask again")

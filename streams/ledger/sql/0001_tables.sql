@@ -166,6 +166,8 @@ create table expansions (
     pipeline    text not null,
     data        jsonb not null,
     source      text not null,
+    chosen      jsonb not null default '{}', -- which of them: {labels, owner, status}
+    publish     boolean not null default false,  -- the requests are ours and go to Kafka (API, CLI)
     after       text not null default '',    -- the last tenant that was expanded
     tenants     integer not null default 0,
     at          timestamptz not null,

@@ -162,18 +162,31 @@ begin
         emit((i ->> 'id')::uuid, 'dead.letters', coalesce(i ->> 'tenant', '_unknown'), null, null, 0, p_now, null, '', null)));
 end $$;
 
--- begin_expansion(item, now): a request for all active tenants is recorded; workers expand it chunk by chunk.
--- item: event_key, event_id, pipeline, data, source, topic, partition, offset, body
+-- begin_expansion(item, now): a request for all active tenants, or those chosen, is recorded; workers expand it chunk by chunk.
+-- item: event_key, event_id, pipeline, data, source, topic, partition, offset, body, chosen, publish
 create function begin_expansion(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
+declare v_key uuid := (i ->> 'event_key')::uuid; v_body bytea := decode(i ->> 'body', 'hex');
 begin
     insert into inbox (event_key, topic, partition, "offset", event_id, body, fate, at)
-    values ((i ->> 'event_key')::uuid, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, (i ->> 'event_id')::uuid,
-            decode(i ->> 'body', 'hex'), 'expanded', p_now) on conflict do nothing;
-    if not found then return jsonb_build_object('result', 'seen'); end if;
-    insert into expansions (event_key, event_id, pipeline, data, source, at)
-    values ((i ->> 'event_key')::uuid, (i ->> 'event_id')::uuid, i ->> 'pipeline', i -> 'data', i ->> 'source', p_now);
+    values (v_key, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, (i ->> 'event_id')::uuid, v_body, 'expanded', p_now)
+    on conflict do nothing;
+    if not found then
+        if (select body from inbox where event_key = v_key) <> v_body then return jsonb_build_object('result', 'refused', 'code', 'key_reused'); end if;
+        return jsonb_build_object('result', 'seen');
+    end if;
+    insert into expansions (event_key, event_id, pipeline, data, source, chosen, publish, at)
+    values (v_key, (i ->> 'event_id')::uuid, i ->> 'pipeline', i -> 'data', i ->> 'source', coalesce(i -> 'chosen', '{}'),
+            coalesce((i ->> 'publish')::boolean, false), p_now);
     return jsonb_build_object('result', 'expanding');
 end $$;
+
+-- chosen_tenants(chosen {labels, owner, status}, after, limit): the tenants that a request for many means, by their ids.
+create function chosen_tenants(p_chosen jsonb, p_after text, p_most integer) returns setof text language sql stable as $$
+    select tenant_id from tenants t
+    where tenant_id > p_after and status = coalesce(p_chosen ->> 'status', 'active') and (not p_chosen ? 'owner' or owner = p_chosen ->> 'owner')
+      and labels @> coalesce(p_chosen -> 'labels', '{}')
+    order by tenant_id limit p_most
+$$;
 
 -- advance_expansion(key, after, last tenant, done, requests, now): one chunk: its requests and the place reached, together or not at all;
 -- nothing when another worker was there before.
