@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from bench.look import look
+from bench.quick import quick
 from bench.world import World, open_world
 
-MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"look": look}
+MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look}
 
 
 async def main(mode: str, words: Sequence[str]) -> None:
@@ -21,7 +22,7 @@ async def main(mode: str, words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:] or ["look"]
+    words = sys.argv[1:] or ["quick"]
     if words[0] not in MODES:
         sys.exit(f"usage: scripts/bench [{'|'.join(MODES)}]")
     asyncio.run(main(words[0], words[1:]))

@@ -11,8 +11,8 @@ from bench.world import Hit
 
 CALLS = 6
 """Of a run, one a stage."""
-NOT_COUNTED = ("stub", "driver")
-"""Parts that do not belong to who is measured; they are shown, but are in nobody's sum."""
+NOT_COUNTED = ("stub", "valkey", "seaweedfs")
+"""Parts that no stage of the benchmark uses (the stub: that all use alike); they are shown, but are in nobody's sum."""
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Burst:
     """CPU seconds by part, until everything is quiet again."""
     others: float
     """Cores that everybody else on the machine used meanwhile."""
+    peak: Costs = field(default_factory=dict)
+    """MiB (PSS) by part when all together held most; empty when it was over too soon to look."""
 
     @property
     def runs_per_s(self) -> float:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
-from bench import figures, processes
+from bench import figures, measure
 from bench.figures import CALLS, Burst, Singles
 from bench.world import World
 
@@ -19,8 +19,6 @@ with made as (insert into tenants (tenant_id) select unnest($1::text[]) on confl
 insert into tenant_heads (tenant_id) select tenant_id from made
 """
 _OPEN = "select (select count(*) from runs where state in ('pending', 'running', 'cancelling')) + (select count(*) from outbox)"
-QUIET = 1.0
-"""Seconds after the last run in which echoes are still read and watermarks written: counted into its costs."""
 
 
 class Ours:
@@ -46,18 +44,12 @@ class Ours:
     async def burst(self, count: int) -> Burst:
         """So many tenants ask at once."""
         await self._ready(count)
-        before, busy, began = self.world.cpu(), processes.busy(), time.monotonic()
-        for delivery in [await self._ask(name(number)) for number in range(count)]:
-            await delivery
-        await self.world.stub.wait(CALLS * count)
-        await self._over()
-        await asyncio.sleep(QUIET)
-        cpu = processes.spent(before, self.world.cpu())
-        others = (processes.busy() - busy - sum(cpu.values())) / (time.monotonic() - began)
-        runs = figures.by_run(await self.world.stub.hits())
-        figures.check(runs, count)
-        first, last = min(each[0] for each in runs.values()), max(each[-1] for each in runs.values())
-        return Burst(count, last - first, last - began, figures.gaps(runs), cpu, others)
+
+        async def begin() -> None:
+            for delivery in [await self._ask(name(number)) for number in range(count)]:
+                await delivery
+
+        return await measure.burst(self.world, count, begin, self._over)
 
     async def _ask(self, tenant: str) -> "asyncio.Future[object]":
         sent: asyncio.Future[object] = await self._producer.send(TOPIC, key=tenant.encode(), value=b'{"tenant_id":"%b"}' % tenant.encode())
