@@ -221,6 +221,10 @@ class Executor:
             "first": first,
             "finish_id": finish_event(step.run_id, step.stage, step.round),
             "next_worker": self._worker if eager else None,
+            "usual": following is not None and item["outcome"] == "done" and not following.get("limit") and "job_id" not in item,
+            "pipeline": step.pipeline,
+            "input_id": step.input_id,
+            "traceparent": step.traceparent,
             "effects": [_row(effect) for effect in context.effects] if context else [],
         }
         answer = await self._ledger.commit({key: value for key, value in item.items() if value is not None})

@@ -9,8 +9,8 @@ from schemas.cloudevents import Received, Refused
 from schemas.event import Event
 from schemas.tenant import ALL_TENANTS
 from streams import names
-from streams.outbox import header_facts
 from streams.pipelines import Pipelines
+from streams.records import header_facts
 from streams.stage import Pipeline
 
 Item = dict[str, Any]

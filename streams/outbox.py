@@ -5,32 +5,29 @@ Readers dedupe by event id, so publishing twice is allowed and publishing never 
 """
 
 import asyncio
-import base64
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
-from uuid import UUID, uuid5
+from uuid import UUID
 
-import orjson
 import structlog
 from aiokafka.errors import InvalidTopicError, KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
-from schemas.cloudevents import Record
-from schemas.context import NAMESPACE, Meta, to_headers
-from schemas.tenant import is_tenant_id
 from streams import metrics
 from streams.faultpoints import point
 from streams.ledger.connection import Connection, is_outage
-from streams.names import OURS
+from streams.records import DEAD_TOPIC, STATE_TOPIC, Row, dead_record, event_record, state_record
 
 log = structlog.get_logger(__name__)
 
-Row = dict[str, Any]
-STATE_TOPIC = "run.state"
-DEAD_TOPIC = "dead.letters"
 LEFT_BEHIND = 3.0
 """Seconds after which a row is taken for left behind by its worker."""
+STATES_EVERY = 0.1
+"""Seconds for which changes of a run gather before its state is told."""
+Changed = dict[UUID, list[int]]
+"""Runs whose state is to be told, with the outbox rows that say so."""
+_STATES = "select run_id, run_state(r) from runs r where run_id = any($1)"
 _LEFT_BEHIND = """
 select to_jsonb(o) from outbox o
 where created_at < clock_timestamp() - make_interval(secs => $1) order by id limit $2 for update skip locked
@@ -53,7 +50,8 @@ class Outbox:
         self._rows: deque[Row] = deque()
         self._published: list[int] = []
         self._in_hand: set[int] = set()
-        self._wake, self._done = asyncio.Event(), asyncio.Event()
+        self._changed: Changed = {}
+        self._wake, self._changes, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._stopping = False
         self.recent = RecentIds()
         """Ids this worker published lately: their echoes need no look-up."""
@@ -78,14 +76,19 @@ class Outbox:
                 await self._wake.wait()
                 continue
             batch = [self._rows.popleft() for _ in range(min(self._most, len(self._rows)))]
+            published: list[int] = []
+            changed: Changed = {}
             try:
-                self._published += await self._send(batch)
+                published = await self._send(batch, changed)
                 point("outbox.published")
-                self._done.set()
             except Exception as error:
                 log.warning("rows are left to the outbox's sweep", rows=len(batch), error=repr(error))
-            finally:
-                self._in_hand.difference_update(row["id"] for row in batch)
+            for run_id, rows in changed.items():
+                self._changed.setdefault(run_id, []).extend(rows)
+                self._changes.set()
+            self._published += published
+            self._in_hand.difference_update({row["id"] for row in batch} - {row for rows in changed.values() for row in rows})
+            self._done.set()
 
     async def run_removal(self) -> None:
         """Take published rows away, many at a time; a row that stays after a crash is published again, which is harmless."""
@@ -96,6 +99,7 @@ class Outbox:
             try:
                 if ids:
                     await self._connection.fetch("delete from outbox where id = any($1)", ids)
+                    self._in_hand.difference_update(ids)
             except Exception as error:
                 if not is_outage(error):
                     log.exception("published rows could not be taken away; trying again")
@@ -104,52 +108,97 @@ class Outbox:
                 await asyncio.sleep(0.5)
                 self._done.set()
                 continue
-            if self._stopping and not self._rows and not self._published:
+            if self._stopping and not (self._rows or self._changed or self._published):
                 return
             await asyncio.sleep(0.02)  # a pause in which more ids gather: one statement for many
 
     async def stop(self) -> None:
         self._stopping = True
         self._wake.set()
+        self._changes.set()
         self._done.set()
+
+    async def run_states(self) -> None:
+        """Publish the states of runs that changed, a tenth of a second's changes at a time: only the newest of each counts."""
+        while not (self._stopping and not self._changed and not self._rows):
+            await self._changes.wait()
+            self._changes.clear()
+            await asyncio.sleep(STATES_EVERY)
+            changed, self._changed = self._changed, {}
+            if not changed:
+                continue
+            try:
+                self._published += await self._send_states(await self._connection.fetch(_STATES, list(changed)), changed)
+                self._done.set()
+            except Exception as error:
+                log.warning("states of runs are left to the outbox's sweep", runs=len(changed), error=repr(error))
+                self._in_hand.difference_update(*changed.values())
 
     async def sweep(self) -> int:
         """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over."""
         async with self._sweeping.transaction() as raw:
             found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]
-            sent = await self._send(rows)
+            changed: Changed = {}
+            sent = await self._send(rows, changed)
+            if changed:
+                sent += await self._send_states(await raw.fetch(_STATES, list(changed)), changed)
             if sent:
                 await raw.execute("delete from outbox where id = any($1)", sent)
             return len(sent)
 
-    async def _send(self, rows: Sequence[Row]) -> list[int]:
-        """Send rows in order; gives the ids of those that Kafka acknowledged."""
+    async def _send(self, rows: Sequence[Row], changed: Changed) -> list[int]:
+        """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow."""
         dead = await self._dead_letters(rows)
-        waiting: list[tuple[Row, list[asyncio.Future[Any]]]] = []
-        sent: list[int] = []
+        waiting: list[tuple[Row, asyncio.Future[Any] | None]] = []
         for row in rows:
             try:
-                waiting.append((row, [await self._producer.send(t, r.value, r.key, headers=r.headers) for t, r in records(row, dead)]))
+                waiting.append((row, await self._send_event(row, dead)))
             except _FOR_GOOD as error:
                 await self._set_aside(row, error)
             except KafkaError as error:
                 self._failed(error)
-        for row, futures in waiting:
+        return [row["id"] for row, future in waiting if await self._acknowledged(row, future) and not _state_follows(row, changed)]
+
+    async def _send_event(self, row: Row, dead: dict[str, Row]) -> "asyncio.Future[Any] | None":
+        topic = row["topic"]
+        if topic is None or (topic == DEAD_TOPIC and row["event_id"] not in dead):
+            return None
+        record = dead_record(dead[row["event_id"]]) if topic == DEAD_TOPIC else event_record(row)
+        self.recent.add(row["event_id"])  # before it is sent: its echo may be faster than its acknowledgement
+        return await self._producer.send(topic, record.value, record.key, headers=record.headers)
+
+    async def _acknowledged(self, row: Row, future: "asyncio.Future[Any] | None") -> bool:
+        if future is None:
+            return True
+        try:
+            await future
+        except _FOR_GOOD as error:
+            await self._set_aside(row, error)
+            return False
+        except KafkaError as error:
+            self._failed(error)
+            return False
+        self.outage = None
+        metrics.events_published.labels(row["topic"]).inc()
+        return True
+
+    async def _send_states(self, found: Sequence[Any], changed: Changed) -> list[int]:
+        """Send the states read from the ledger; gives the ids of the rows that asked for them. A run that is gone has no state to tell."""
+        now = datetime.now(UTC)
+        waiting = []
+        for _, state in found:
+            record = state_record(state, now)
+            waiting.append((UUID(state["run_id"]), await self._producer.send(STATE_TOPIC, record.value, record.key, headers=record.headers)))
+        failed: set[UUID] = set()
+        for run_id, future in waiting:
             try:
-                await asyncio.gather(*futures)
-            except _FOR_GOOD as error:
-                await self._set_aside(row, error)
-                continue
+                await future
             except KafkaError as error:
                 self._failed(error)
-                continue
-            self.outage = None
-            sent.append(row["id"])
-            if row["topic"]:
-                self.recent.add(UUID(row["event_id"]))
-                metrics.events_published.labels(row["topic"]).inc()
-        return sent
+                failed.add(run_id)
+                self._in_hand.difference_update(changed[run_id])
+        return [row for run_id, rows in changed.items() if run_id not in failed for row in rows]
 
     def _failed(self, error: KafkaError) -> None:
         metrics.outbox_failures.inc()
@@ -177,67 +226,25 @@ class Outbox:
         return {str(row["id"]): dict(row) for row in found}
 
 
-def records(row: Row, dead: dict[str, Row] | None = None) -> list[tuple[str, Record]]:
-    """The Kafka records that one outbox row stands for: its event, and the run's state for `run.state`."""
-    if row["topic"] == DEAD_TOPIC:
-        letter = (dead or {}).get(row["event_id"])
-        return [(DEAD_TOPIC, dead_record(letter))] if letter else []
-    tenant, run = row["tenant_id"], UUID(row["run_id"]) if row["run_id"] else None
-    made: list[tuple[str, Record]] = []
-    at = datetime.fromisoformat(row["at"])
-    if row["topic"]:
-        made.append((row["topic"], _record(row, UUID(row["event_id"]), row["topic"], row["value"], tenant, run, at)))
-    if row["state"]:
-        made.append(
-            (STATE_TOPIC, _record(row, uuid5(NAMESPACE, f"state\n{row['event_id']}\n{row['seq']}"), STATE_TOPIC, row["state"], tenant, run, at))
-        )
-    return made
-
-
-def _record(row: Row, event: UUID, topic: str, value: str, tenant: str, run: UUID | None, at: datetime) -> Record:
-    causation = UUID(row["causation"]) if row["causation"] else None
-    meta = Meta(id=event, type=topic, source=OURS, time=at, causation=causation, sequence=row["seq"], traceparent=row["traceparent"])
-    return Record(tenant.encode(), value.encode(), to_headers(meta, run, tenant if is_tenant_id(tenant) else None))
-
-
-def dead_record(letter: Row) -> Record:
-    """A dead letter on its topic: the raw bytes as the value, the facts in headers."""
-    facts = {
-        "ce_specversion": "1.0",
-        "ce_id": str(letter["id"]),
-        "ce_type": DEAD_TOPIC,
-        "ce_source": OURS,
-        "ce_time": letter["at"].astimezone(UTC).isoformat(),
-        "dead_topic": letter["topic"],
-        "dead_partition": str(letter["partition"]),
-        "dead_offset": str(letter["offset"]),
-        "dead_code": letter["code"],
-        "dead_sentence": letter["sentence"],
-        "dead_size": str(letter["size"]),
-        "dead_sha256": letter["sha256"].hex(),
-    }
-    if letter["tenant_id"]:
-        facts["ce_tenantid"] = letter["tenant_id"]
-    headers = [(name, text.encode()) for name, text in facts.items()]
-    return Record(letter["key"] or b"", letter["value"] or b"", [*headers, ("dead_headers", orjson.dumps(letter["headers"]))])
-
-
-def header_facts(headers: Sequence[tuple[str, bytes]]) -> list[list[str]]:
-    """Headers as the ledger keeps them: names as text, values in base64, bounded."""
-    return [[name[:200], base64.b64encode(value[:4096]).decode()] for name, value in list(headers)[:64]]
+def _state_follows(row: Row, changed: Changed) -> bool:
+    """Whether the row is done with only when its run's state was told."""
+    if not row["state"] or row["run_id"] is None:
+        return False
+    changed.setdefault(UUID(row["run_id"]), []).append(row["id"])
+    return True
 
 
 class RecentIds:
     """A bounded memory of event ids."""
 
     def __init__(self, most: int = 50_000) -> None:
-        self._ids: dict[UUID, None] = {}
+        self._ids: dict[str, None] = {}
         self._most = most
 
-    def add(self, event: UUID) -> None:
+    def add(self, event: str) -> None:
         self._ids[event] = None
         if len(self._ids) > self._most:
             del self._ids[next(iter(self._ids))]
 
-    def __contains__(self, event: UUID) -> bool:
+    def __contains__(self, event: str) -> bool:
         return event in self._ids

@@ -45,7 +45,7 @@ class Runtime:
         self._publishing: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._publishing = [asyncio.create_task(self.outbox.run()), asyncio.create_task(self.outbox.run_removal())]
+        self._publishing = [asyncio.create_task(part) for part in (self.outbox.run(), self.outbox.run_states(), self.outbox.run_removal())]
         parts: list[Coroutine[Any, Any, None]] = [
             self.dispatcher.run(),
             self.dispatcher.run_reaper(),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.states import RunState
 from schemas.tenant import TenantId, is_tenant_id
-from streams.outbox import STATE_TOPIC
+from streams.records import STATE_TOPIC
 from streams.settings import Settings
 from streams.transport import make_app
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from schemas.catalogue import EVENTS, FOREIGN
 from schemas.event import Event
-from streams.outbox import STATE_TOPIC
+from streams.records import STATE_TOPIC
 from streams.pipelines import Pipelines
 from streams.table import Latest
 from streams.topics import Topic, declared

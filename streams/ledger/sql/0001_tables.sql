@@ -133,7 +133,7 @@ create table outbox (
     at          timestamptz not null,
     traceparent text,
     value       text,
-    state       text,                   -- the run's whole state for the topic run.state
+    state       boolean not null,       -- the run changed: its whole state, as it is by then, goes to the topic run.state
     created_at  timestamptz not null default clock_timestamp()
 );
 

@@ -34,13 +34,13 @@ create function run_state(p_run runs) returns jsonb language sql stable as $$
         'requested_at', p_run.requested_at, 'started_at', p_run.started_at, 'finished_at', p_run.finished_at)
 $$;
 
--- emit(...): put an event and/or the run's new state into the outbox; gives the row as the publisher wants it.
+-- emit(...): put an event and/or word that the run changed into the outbox; gives the row as the publisher wants it.
 create function emit(p_event uuid, p_topic text, p_tenant text, p_run uuid, p_causation uuid, p_seq bigint,
-                     p_now timestamptz, p_trace text, p_value text, p_state jsonb) returns jsonb language plpgsql as $$
+                     p_now timestamptz, p_trace text, p_value text, p_state boolean) returns jsonb language plpgsql as $$
 declare v outbox;
 begin
     insert into outbox (event_id, topic, tenant_id, run_id, causation, seq, at, traceparent, value, state)
-    values (p_event, p_topic, p_tenant, p_run, p_causation, p_seq, p_now, p_trace, p_value, p_state::text) returning * into v;
+    values (p_event, p_topic, p_tenant, p_run, p_causation, p_seq, p_now, p_trace, p_value, coalesce(p_state, false)) returning * into v;
     return to_jsonb(v);
 end $$;
 
@@ -82,7 +82,7 @@ begin
     update runs set state = 'running', stage = p_first ->> 'stage', started_at = p_now, version = v_seq
     where run_id = v_head.pending_run returning * into v_run;
     perform set_step_ready(v_run, p_first - 'hold', v_run.request, p_first ->> 'type', v_run.request_id, p_now, null);
-    return emit(gen_random_uuid(), null, p_tenant, v_run.run_id, null, v_seq, p_now, v_run.traceparent, null, run_state(v_run));
+    return emit(gen_random_uuid(), null, p_tenant, v_run.run_id, null, v_seq, p_now, v_run.traceparent, null, true);
 end $$;
 
 -- finish_run(run, outcome, code, reason, first, now): the run is over, its end goes out, the follow-up begins.
@@ -98,7 +98,7 @@ begin
     where run_id = p_run returning * into v_run;
     delete from limit_slots where run_id = p_run;
     v_out := jsonb_build_array(emit(p_event, 'run.finished', v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent,
-                                    v_value::text, run_state(v_run)));
+                                    v_value::text, true));
     update pipeline_heads set active_run = null
     where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline and active_run = p_run;
     if found then
@@ -135,7 +135,7 @@ begin
         warnings = warnings + (p_skipped is not null)::int
     where run_id = p_run.run_id returning * into v_run;
     v_out := v_out || emit(coalesce(p_event, gen_random_uuid()), case when p_publish then p_type end, v_run.tenant_id, v_run.run_id,
-                           v_cause, v_seq, p_now, v_run.traceparent, case when p_publish then p_output::text end, run_state(v_run));
+                           v_cause, v_seq, p_now, v_run.traceparent, case when p_publish then p_output::text end, true);
     if p_next is null then
         v_out := v_out || finish_run(v_run.run_id, case when v_run.warnings > 0 then 'succeeded_with_warnings' else 'succeeded' end,
                                      p_skipped ->> 'code', p_skipped ->> 'error', p_finish, p_first, p_now);

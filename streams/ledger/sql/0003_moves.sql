@@ -38,7 +38,7 @@ begin
     if v_head.pending_run is not null then
         v_seq := note(v_tenant, v_run_id, 'merged', jsonb_build_object('cause', v_event, 'request', v_data), p_now, null, null, v_event);
         update runs set request = v_data, request_id = v_event, causes = causes + 1, version = v_seq where run_id = v_run_id returning * into v_run;
-        v_out := v_out || emit(gen_random_uuid(), null, v_tenant, v_run_id, v_event, v_seq, p_now, v_run.traceparent, null, run_state(v_run));
+        v_out := v_out || emit(gen_random_uuid(), null, v_tenant, v_run_id, v_event, v_seq, p_now, v_run.traceparent, null, true);
         return jsonb_build_object('result', 'merged', 'run_id', v_run_id, 'outbox', v_out);
     end if;
 
@@ -50,7 +50,7 @@ begin
     values (v_run_id, v_tenant, i ->> 'pipeline', i ->> 'version', case when v_head.active_run is null then 'running' else 'pending' end,
             case when v_head.active_run is null then i -> 'first' ->> 'stage' end, v_data, v_event, 1, v_seq, p_now,
             case when v_head.active_run is null then p_now end, i ->> 'traceparent') returning * into v_run;
-    v_out := v_out || emit((i ->> 'accepted_id')::uuid, 'run.accepted', v_tenant, v_run_id, v_event, v_seq, p_now, v_run.traceparent, v_value::text, run_state(v_run));
+    v_out := v_out || emit((i ->> 'accepted_id')::uuid, 'run.accepted', v_tenant, v_run_id, v_event, v_seq, p_now, v_run.traceparent, v_value::text, true);
     if (i ->> 'abandoned')::boolean then   -- asked for by somebody who publishes nothing: the next sweep takes it
         update outbox set created_at = '-infinity' where id in (select (o ->> 'id')::bigint from jsonb_array_elements(v_out) o);
     end if;
@@ -114,7 +114,7 @@ begin
             'round', p_step.round, 'attempt', p_step.attempt, 'started_at', p_step.started_at, 'output_type', p_type)) || given('output', p_data),
             p_now, null, null, p_event);
         update runs set version = v_seq where run_id = p_run.run_id returning * into p_run;
-        v_out := jsonb_build_array(emit(gen_random_uuid(), null, p_run.tenant_id, p_run.run_id, p_event, v_seq, p_now, p_run.traceparent, null, run_state(p_run)));
+        v_out := jsonb_build_array(emit(gen_random_uuid(), null, p_run.tenant_id, p_run.run_id, p_event, v_seq, p_now, p_run.traceparent, null, true));
         if p_worker is null then
             update steps set state = 'ready' where run_id = p_step.run_id and stage = p_step.stage;
             return jsonb_build_object('result', 'next', 'outbox', v_out);
@@ -199,7 +199,7 @@ begin
         case when v_outcome = 'waiting' then i ->> 'output_type' end, v_step.input_id);
     update runs set version = v_seq where run_id = v_run_id returning * into v_run;
     v_out := v_out || emit(coalesce((i ->> 'event_id')::uuid, gen_random_uuid()), case when v_outcome = 'waiting' then i ->> 'output_type' end, v_run.tenant_id,
-        v_run_id, v_step.input_id, v_seq, p_now, v_run.traceparent, case when v_outcome = 'waiting' then (i -> 'output')::text end, run_state(v_run));
+        v_run_id, v_step.input_id, v_seq, p_now, v_run.traceparent, case when v_outcome = 'waiting' then (i -> 'output')::text end, true);
     if v_kept is not null then
         return jsonb_build_object('result', 'finished', 'outbox', v_out ||
             finish_run(v_run_id, v_kept, case when v_kept = 'cancelled' then 'cancelled' else i ->> 'code' end, i ->> 'error', (i ->> 'finish_id')::uuid, i -> 'first', p_now));

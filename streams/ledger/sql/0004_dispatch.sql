@@ -104,7 +104,7 @@ begin
     update runs set state = 'cancelling', version = v_seq where run_id = p_run returning * into v_run;
     update steps set due_at = p_now where run_id = p_run and state = 'waiting';   -- the next look at the job tells the engine
     return jsonb_build_object('result', 'cancelling', 'outbox', jsonb_build_array(
-        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, run_state(v_run))));
+        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, true)));
 end $$;
 
 -- reopen_run(run, stage or null, limit, by, now): `tidemill retry`: a finished run goes on from a stage with the next round; earlier effects are kept.
@@ -131,7 +131,7 @@ begin
     update steps set state = 'cancelled', code = 'reopened' where run_id = p_run and array_position(p_stages, stage) > array_position(p_stages, v_stage);
     perform set_step_ready(v_run, jsonb_build_object('stage', v_stage, 'limit', p_limit), v_step.input, v_step.input_type, v_step.input_id, p_now, null);
     return jsonb_build_object('result', 'reopened', 'stage', v_stage, 'round', v_step.round + 1, 'outbox', jsonb_build_array(
-        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, run_state(v_run))));
+        emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, true)));
 end $$;
 
 -- advance(topic, partition, first, next): the watermark moves past offsets [first, next); a hole before them is noted, never assumed harmless.
