@@ -94,7 +94,7 @@ def message(job: Job) -> tuple[str, Record] | None:
         event = TrainingCompleted(
             tenant_id=job.tenant_id,
             job_id=job.job_id,
-            status=job.status,  # type: ignore[arg-type]  # an ended job's status is one of the three
+            status=job.status,
             model_path=job.target if job.status == "completed" else None,
             metrics=job.metrics or {},
             error=job.error,
