@@ -118,7 +118,7 @@ async def sigterm_worker(scene: Scene) -> None:
 
 async def worker_join_leave(scene: Scene) -> None:
     """One more worker comes, works a while, and goes."""
-    guest = await scene.town._house(len(scene.town.pg_proxies) + 1)
+    guest = await scene.town.house(len(scene.town.pg_proxies) + 1)
     await guest.start()
     await guest.ready()
     await asyncio.sleep(scene.random.uniform(1, 5))

@@ -97,11 +97,12 @@ class Town(Platform):
     async def settle(self) -> None:
         """Start the workers, each behind proxies of its own."""
         for number in range(1, self.count + 1):
-            self.workers.append(await self._house(number))
+            self.workers.append(await self.house(number))
         await asyncio.gather(*(worker.start() for worker in self.workers))
         await asyncio.gather(*(worker.ready() for worker in self.workers))
 
-    async def _house(self, number: int) -> Worker:
+    async def house(self, number: int) -> Worker:
+        """A place for one more worker, behind proxies of its own; it is not started."""
         ports = free_ports(3, 26_000 + (self.ports.base - 20_000) // 2 + number * 12)
         pg = Proxy(*address(self.addresses.postgres))
         await pg.start(ports[0])
