@@ -160,6 +160,7 @@ SENTENCES = {
     "no_tenant": "name a tenant, or say plainly that every active one is meant",
     "bad_where": "{fields}; tenants are chosen by owner=WHO, status=active, or LABEL=VALUE",
     "all_reused": "the key {key} asked for all tenants before, with another body; take another key for another request",
+    "nothing_named": "name a pipeline, a tenant, or both",
     "letter_settled": "dead letter {letter} is not open any more ({state}); `tidemill dead list --state all` shows it",
     "letter_cut": "of dead letter {letter} only the first MiB of {size} bytes was kept; publish the event again, smaller, and drop the letter",
     "not_ours": "{topic} is written by Tidemill alone; drop the dead letter and find its publisher",

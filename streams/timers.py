@@ -60,6 +60,9 @@ class Timers:
         async with self._connection.transaction() as raw:
             rows = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
             point("slot.firing")
+            if held := [_key(row) for row in rows if row["paused"]]:
+                await raw.execute("select hold_slots($1)", held)
+            rows = [row for row in rows if not row["paused"]]
             fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
             items = [self._request(row) for row in fire]
             answers: list[Answer] = [row[0] for row in await raw.fetch("select receive($1, '[]', $2)", items, now)] if items else []
@@ -69,7 +72,7 @@ class Timers:
                 await raw.execute("select settle_slots($1, $2)", settled, now)
         for answer in answers:
             self._inbox.follow(answer)
-        return len(rows)
+        return len(rows) + len(held)
 
     def _request(self, row: Any) -> Answer:
         pipeline = self._pipelines.by_name[row["pipeline"]]
@@ -99,8 +102,6 @@ def rule_of(row: Any) -> Rule:
 
 def _skipped(row: Any) -> str | None:
     """Why a slot does not fire, or None."""
-    if row["paused"]:
-        return "the pipeline is paused for this tenant"
     return "a run was active (overlap: skip)" if row["overlap"] == "skip" and row["busy"] else None
 
 
@@ -111,12 +112,9 @@ def _after(row: Any, answer: Answer) -> Answer:
 
 
 def _settled(row: Any, state: str, reason: str | None, run_id: str | None = None) -> Answer:
-    found = {
-        "schedule_id": row["schedule_id"],
-        "tenant_id": row["tenant_id"],
-        "due": row["due"].isoformat(),
-        "state": state,
-        "reason": reason,
-        "run_id": run_id,
-    }
+    found = _key(row) | {"state": state, "reason": reason, "run_id": run_id}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _key(row: Any) -> Answer:
+    return {"schedule_id": row["schedule_id"], "tenant_id": row["tenant_id"], "due": row["due"].isoformat()}

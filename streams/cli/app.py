@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from streams.cli import dead, models, moves, platform, proof, runs, schedules, tenants, topics
+from streams.cli import dead, models, moves, pauses, platform, proof, runs, schedules, tenants, topics
 from streams.cli.config import config
 from streams.cli.doctor import doctor
 from streams.cli.frame import FAILED, CliError
@@ -28,6 +28,7 @@ app = typer.Typer(
 for verb in (
     *(platform.up, platform.init, platform.worker, doctor),
     *(trigger, runs.runs, runs.show, runs.events, moves.cancel, moves.retry),
+    *(pauses.pause, pauses.resume, pauses.pauses),
     *(proof.prove, proof.verify, proof.rebuild),
     *(models.versions, config),
 ):

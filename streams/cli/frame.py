@@ -152,6 +152,7 @@ WRONG_REQUEST = frozenset(
         "too_many_items",
         "unknown_pipeline",
         "no_tenant",
+        "nothing_named",
         "bad_where",
         "bad_schedule",
         "schedule_incomplete",

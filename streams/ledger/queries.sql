@@ -122,3 +122,8 @@ select due, tenant_id, fire_at, state, reason, run_id, fired_at from slots where
 
 -- schedule_changes(name, limit): who changed a schedule of this name, those that were deleted included, newest first.
 select revision, what, changed_by, changed_at, rule from schedule_changes where name = $1 order by changed_at desc, revision desc limit $2;
+
+-- pauses(past too, limit): pauses in force, the newest first; and those that are over.
+select pipeline, tenant_id, reason, paused_by, since, ended_by, end_reason, ended_at from pauses
+where $1 or ended_at is null
+order by ended_at desc nulls first, since desc limit $2;

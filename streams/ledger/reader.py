@@ -15,6 +15,7 @@ from streams.ledger.rows import (
     Gap,
     Happening,
     ModelVersion,
+    Pause,
     Run,
     RunDetail,
     Schedule,
@@ -143,6 +144,10 @@ class Reader:
 
     async def schedule_changes(self, name: str, limit: int = 50) -> list[ScheduleChange]:
         return await self._all(ScheduleChange, "schedule_changes", name, limit)
+
+    async def pauses(self, *, past: bool = False, limit: int = 1000) -> list[Pause]:
+        """Who begins nothing now; with `past` also who did not."""
+        return await self._all(Pause, "pauses", past, limit)
 
     async def _find(self, text: str, what: str, query: str, where: str) -> UUID:
         digits = text.strip().lower().replace("-", "")

@@ -262,3 +262,17 @@ class ScheduleChange:
     changed_by: str
     changed_at: datetime
     rule: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pipeline, a tenant, or a pipeline of a tenant that begins nothing; over once it has `ended_at`."""
+
+    pipeline: str | None
+    tenant_id: str | None
+    reason: str
+    paused_by: str
+    since: datetime
+    ended_by: str | None
+    end_reason: str | None
+    ended_at: datetime | None

@@ -62,20 +62,3 @@ begin
     update schedules set next_due = p_next where schedule_id = p_schedule;
     return v_made;
 end $$;
-
--- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say.
-create function due_slots(p_now timestamptz, p_most integer)
-returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql as $$
-    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, c.overlap, c.request, coalesce(h.active_run is not null, false), coalesce(h.paused, false)
-    from slots s join schedules c using (schedule_id)
-    left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
-    where s.state = 'due' and s.fire_at <= p_now and not (c.overlap = 'queue' and h.pending_run is not null)
-    order by s.fire_at limit p_most for update of s skip locked
-$$;
-
--- settle_slots(slots as [{schedule_id, tenant_id, due, state, reason, run_id}], now): what became of them, in the transaction that accepted their requests.
-create function settle_slots(p_slots jsonb, p_now timestamptz) returns void language sql as $$
-    update slots s set state = x.state, reason = x.reason, run_id = x.run_id, fired_at = p_now
-    from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz, state text, reason text, run_id uuid)
-    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due
-$$;

@@ -41,3 +41,113 @@ begin
     update slots set state = 'skipped', reason = 'the schedule was deleted', fired_at = p_now where schedule_id = p_schedule and state in ('due', 'held');
     delete from schedules where schedule_id = p_schedule;
 end $$;
+
+-- Who may not begin anything: a pipeline, a tenant, or a pipeline of a tenant. Own truth; pipeline_heads.paused follows it, for the hot path.
+create table pauses (
+    id          bigint generated always as identity primary key,
+    pipeline    text,                    -- null: every pipeline of the tenant
+    tenant_id   text references tenants, -- null: every tenant of the pipeline
+    reason      text not null,
+    paused_by   text not null,
+    since       timestamptz not null,
+    ended_by    text,
+    end_reason  text,
+    ended_at    timestamptz,
+    check (pipeline is not null or tenant_id is not null)
+);
+create unique index pauses_open on pauses (tenant_id, pipeline) nulls not distinct where ended_at is null;
+create index slots_held on slots (tenant_id) where state = 'held';
+
+-- is_paused(tenant, pipeline): whether a pause covers them now.
+create function is_paused(p_tenant text, p_pipeline text) returns boolean language sql stable as $$
+    select exists (select 1 from pauses where ended_at is null and (tenant_id is null or tenant_id = p_tenant) and (pipeline is null or pipeline = p_pipeline))
+$$;
+
+-- A tenant's first run of a pipeline that is paused: the lock is the pause's, so that neither misses the other.
+create function new_head() returns trigger language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock_shared(hashtext('pauses'));
+    new.paused := is_paused(new.tenant_id, new.pipeline);
+    return new;
+end $$;
+create trigger heads_paused before insert on pipeline_heads for each row execute function new_head();
+
+-- set_pause(pipeline or null, tenant or null, reason, by, now): nothing of them begins from now on; requests are accepted and wait.
+create function set_pause(p_pipeline text, p_tenant text, p_reason text, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
+begin
+    if p_tenant is not null and not lock_tenant(p_tenant) then return jsonb_build_object('result', 'refused', 'code', 'unknown_tenant'); end if;
+    perform pg_advisory_xact_lock(hashtext('pauses'));
+    insert into pauses (pipeline, tenant_id, reason, paused_by, since) values (p_pipeline, p_tenant, p_reason, p_by, p_now) on conflict do nothing;
+    if not found then return jsonb_build_object('result', 'there'); end if;
+    perform follow_pauses(p_pipeline, p_tenant);
+    if p_tenant is not null then
+        perform note(p_tenant, null, 'tenant_paused', jsonb_strip_nulls(jsonb_build_object('pipeline', p_pipeline, 'by', p_by, 'reason', p_reason)), p_now);
+    end if;
+    return jsonb_build_object('result', 'paused');
+end $$;
+
+-- end_pause(pipeline or null, tenant or null, reason, by, now): they go on, unless another pause covers them; due times that were held
+-- meanwhile fire by their schedule's policy for missed ones.
+create function end_pause(p_pipeline text, p_tenant text, p_reason text, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
+begin
+    if p_tenant is not null and not lock_tenant(p_tenant) then return jsonb_build_object('result', 'refused', 'code', 'unknown_tenant'); end if;
+    perform pg_advisory_xact_lock(hashtext('pauses'));
+    update pauses set ended_by = p_by, end_reason = p_reason, ended_at = p_now
+    where ended_at is null and pipeline is not distinct from p_pipeline and tenant_id is not distinct from p_tenant;
+    if not found then return jsonb_build_object('result', 'there'); end if;
+    perform follow_pauses(p_pipeline, p_tenant);
+    perform release_slots(p_pipeline, p_tenant, p_now);
+    if p_tenant is not null then
+        perform note(p_tenant, null, 'tenant_unpaused', jsonb_strip_nulls(jsonb_build_object('pipeline', p_pipeline, 'by', p_by, 'reason', p_reason)), p_now);
+    end if;
+    return jsonb_build_object('result', 'resumed');
+end $$;
+
+-- follow_pauses(pipeline, tenant): the heads that a pause covers learn what holds for them now; in the order in which batches lock tenants.
+create function follow_pauses(p_pipeline text, p_tenant text) returns void language plpgsql as $$
+begin
+    perform 1 from pipeline_heads where tenant_id = coalesce(p_tenant, tenant_id) and pipeline = coalesce(p_pipeline, pipeline) order by tenant_id, pipeline for update;
+    update pipeline_heads set paused = not paused
+    where tenant_id = coalesce(p_tenant, tenant_id) and pipeline = coalesce(p_pipeline, pipeline) and paused <> is_paused(tenant_id, pipeline);
+end $$;
+
+-- hold_slots(slots as [{schedule_id, tenant_id, due}]): those still paused wait for the end of the pause. Before any request of the transaction.
+create function hold_slots(p_slots jsonb) returns void language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock_shared(hashtext('pauses'));
+    update slots s set state = 'held', reason = 'paused' from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz), schedules c
+    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due and c.schedule_id = s.schedule_id and is_paused(s.tenant_id, c.pipeline);
+end $$;
+
+-- release_slots(pipeline, tenant, now): held slots that nothing pauses any more: to be fired, or missed, as their schedule says.
+create function release_slots(p_pipeline text, p_tenant text, p_now timestamptz) returns void language sql as $$
+    with held as (
+        select s.schedule_id, s.tenant_id, s.due, c.missed, s.due >= p_now - c.catch_up as fresh, s.due >= p_now - interval '1 minute' as just_now,
+               row_number() over (partition by s.schedule_id, s.tenant_id order by s.due desc) = 1 as newest
+        from slots s join schedules c using (schedule_id)
+        where s.state = 'held' and s.tenant_id = coalesce(p_tenant, s.tenant_id) and c.pipeline = coalesce(p_pipeline, c.pipeline)
+          and not is_paused(s.tenant_id, c.pipeline)
+    ), judged as (
+        select *, fresh and case missed when 'all' then true when 'latest' then newest else just_now end as fires from held
+    )
+    update slots s set state = case when fires then 'due' else 'skipped' end, fired_at = case when not fires then p_now end,
+        reason = case when not fires then 'missed during a pause (missed: ' || missed || ')' end
+    from judged j where s.schedule_id = j.schedule_id and s.tenant_id = j.tenant_id and s.due = j.due
+$$;
+
+-- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say.
+create function due_slots(p_now timestamptz, p_most integer)
+returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql as $$
+    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, c.overlap, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
+    from slots s join schedules c using (schedule_id)
+    left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
+    where s.state = 'due' and s.fire_at <= p_now and not (c.overlap = 'queue' and h.pending_run is not null)
+    order by s.fire_at limit p_most for update of s skip locked
+$$;
+
+-- settle_slots(slots as [{schedule_id, tenant_id, due, state, reason, run_id}], now): what became of them, in the transaction that accepted their requests.
+create function settle_slots(p_slots jsonb, p_now timestamptz) returns void language sql as $$
+    update slots s set state = x.state, reason = x.reason, run_id = x.run_id, fired_at = p_now
+    from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz, state text, reason text, run_id uuid)
+    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due
+$$;
