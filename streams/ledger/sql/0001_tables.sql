@@ -119,7 +119,7 @@ create table jobs (
     completion_id uuid,
     failed        boolean,
     completed_at  timestamptz,
-    primary key (engine, job_id)
+    primary key (engine, job_id, tenant_id)   -- what another tenant says of a job is kept apart and never hides the owner's word
 );
 
 create table outbox (

@@ -74,14 +74,15 @@ begin
     perform 1 from inbox where event_key = (i ->> 'event_key')::uuid;
     if found then return jsonb_build_object('result', 'seen'); end if;
     insert into jobs (engine, job_id, tenant_id) values (i ->> 'engine', i ->> 'job_id', v_tenant) on conflict do nothing;
-    select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' for update;
-    if v_job.tenant_id <> v_tenant then
+    select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_tenant for update;
+    if v_job.run_id is null and exists (select 1 from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' and run_id is not null) then
+        delete from jobs where engine = v_job.engine and job_id = v_job.job_id and tenant_id = v_tenant;
         v_fate := 'set_aside'; v_code := 'foreign_tenant';
     elsif v_job.completed_at is not null then
         v_fate := 'set_aside'; v_code := case when v_job.completion = i -> 'data' then 'repeated' else 'already_completed' end;
     else
         update jobs set completion = i -> 'data', completion_id = (i ->> 'event_id')::uuid, completed_at = p_now, failed = (i ->> 'failed')::boolean
-        where engine = v_job.engine and job_id = v_job.job_id;
+        where engine = v_job.engine and job_id = v_job.job_id and tenant_id = v_tenant;
         if v_job.run_id is null then
             v_fate := 'early';
         else
@@ -156,7 +157,7 @@ begin
     if v_outcome in ('done', 'skipped') then
         if i ->> 'job_id' is not null then   -- found by asking: the first terminal word on a job wins
             update jobs set completion = i -> 'output', completion_id = (i ->> 'event_id')::uuid, completed_at = p_now, failed = false
-            where engine = i ->> 'engine' and job_id = i ->> 'job_id' and completed_at is null;
+            where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id and completed_at is null;
         end if;
         return pass_on(v_run, v_stage, v_step.round, i -> 'output', i ->> 'output_type', (i ->> 'event_id')::uuid, v_outcome = 'done',
                        case when v_outcome = 'skipped' then i end, i -> 'next', (i ->> 'finish_id')::uuid, i -> 'first', p_now, v_next);
@@ -164,14 +165,11 @@ begin
 
     if v_outcome = 'waiting' and i ->> 'job_id' is not null and v_step.state = 'running' then   -- a job was started: meet its completion
         insert into jobs (engine, job_id, tenant_id) values (i ->> 'engine', i ->> 'job_id', v_run.tenant_id) on conflict do nothing;
-        select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' for update;
-        if v_job.tenant_id <> v_run.tenant_id then   -- somebody else claimed to know how this job ended: it is not theirs
-            update inbox set fate = 'set_aside', code = 'foreign_tenant' where event_id = v_job.completion_id and tenant_id = v_job.tenant_id;
-            update jobs set completion = null, completion_id = null, completed_at = null, failed = null where engine = v_job.engine and job_id = v_job.job_id
-            returning * into v_job;
-        end if;
-        update jobs set run_id = v_run_id, stage = v_stage, round = v_step.round, tenant_id = v_run.tenant_id
-        where engine = v_job.engine and job_id = v_job.job_id;
+        update jobs set run_id = v_run_id, stage = v_stage, round = v_step.round
+        where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id returning * into v_job;
+        with others as (   -- somebody else claimed to know how this job ended: it is not theirs
+            delete from jobs where engine = v_job.engine and job_id = v_job.job_id and run_id is null returning tenant_id, completion_id
+        ) update inbox x set fate = 'set_aside', code = 'foreign_tenant' from others o where x.tenant_id = o.tenant_id and x.event_id = o.completion_id;
     end if;
 
     if v_outcome = 'failed' or (v_run.state = 'cancelling' and v_outcome = 'retry') then
