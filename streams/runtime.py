@@ -23,6 +23,8 @@ from streams.timers import Timers
 log = structlog.get_logger(__name__)
 
 SWEEP_OUTBOX = 1.0
+LAST_FLUSH = 3.0
+"""Seconds that the ledger has to take the last watermarks when a worker stops."""
 
 
 class Runtime:
@@ -65,8 +67,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.ledger.outage is None:
-            await self.inbox.flush()
+        await self._last_flush()
         await self.outbox.stop()
         await asyncio.wait(self._publishing, timeout=5)
         for task in self._publishing:
@@ -74,6 +75,14 @@ class Runtime:
         await asyncio.gather(*self._publishing, return_exceptions=True)
         for connection in self._connections:
             await connection.close()
+
+    async def _last_flush(self) -> None:
+        """Bring the echoes' watermark into the ledger if it answers; without it they are read again."""
+        try:
+            async with asyncio.timeout(LAST_FLUSH):
+                await self.inbox.flush()
+        except Exception as error:
+            log.warning("the last echoes were not recorded; they are read again", error=repr(error))
 
     def wake(self) -> None:
         """Somebody made work elsewhere: look for it now."""
