@@ -186,18 +186,22 @@ class Outbox:
     async def _send_states(self, found: Sequence[Any], changed: Changed) -> list[int]:
         """Send the states read from the ledger; gives the ids of the rows that asked for them. A run that is gone has no state to tell."""
         now = datetime.now(UTC)
-        waiting = []
+        waiting, failed = [], set[UUID]()
         for _, state in found:
-            record = state_record(state, now)
-            waiting.append((UUID(state["run_id"]), await self._producer.send(STATE_TOPIC, record.value, record.key, headers=record.headers)))
-        failed: set[UUID] = set()
+            record, run_id = state_record(state, now), UUID(state["run_id"])
+            try:
+                waiting.append((run_id, await self._producer.send(STATE_TOPIC, record.value, record.key, headers=record.headers)))
+            except KafkaError as error:
+                self._failed(error)
+                failed.add(run_id)
         for run_id, future in waiting:
             try:
                 await future
             except KafkaError as error:
                 self._failed(error)
                 failed.add(run_id)
-                self._in_hand.difference_update(changed[run_id])
+        for run_id in failed:
+            self._in_hand.difference_update(changed[run_id])
         return [row for run_id, rows in changed.items() if run_id not in failed for row in rows]
 
     def _failed(self, error: KafkaError) -> None:
