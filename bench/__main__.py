@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from bench.look import look
+from bench.profiling import profile
 from bench.quick import quick
 from bench.world import World, open_world
 
-MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look}
+MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look, "profile": profile}
 
 
 async def main(mode: str, words: Sequence[str]) -> None:

@@ -42,13 +42,20 @@ class Burst:
     peak: Costs = field(default_factory=dict)
     """MiB (PSS) by part when all together held most; empty when it was over too soon to look."""
 
+    without: tuple[str, ...] = ()
+    """Parts of the stack that this contestant has no use for."""
+
     @property
     def runs_per_s(self) -> float:
         return self.runs / self.seconds
 
     @property
     def cpu_per_run(self) -> float:
-        return sum(used for part, used in self.cpu.items() if part not in NOT_COUNTED) / self.runs
+        return self.counted(self.cpu) / self.runs
+
+    def counted(self, costs: Costs) -> float:
+        """The sum over the parts that work for this contestant."""
+        return sum(cost for part, cost in costs.items() if part not in NOT_COUNTED + self.without)
 
 
 def by_run(hits: Iterable[Hit]) -> dict[str, list[float]]:

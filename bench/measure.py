@@ -17,8 +17,8 @@ LOOK_EVERY = 2.0
 Act = Callable[[], Awaitable[None]]
 
 
-async def burst(world: World, count: int, begin: Act, over: Act) -> Burst:
-    """`begin` asks for so many runs, `over` returns when they are over."""
+async def burst(world: World, count: int, begin: Act, over: Act, *, without: tuple[str, ...] = ()) -> Burst:
+    """`begin` asks for so many runs, `over` returns when they are over; `without`: parts of the stack that have nothing to do with it."""
     await world.stub.reset()
     before, busy, began = world.cpu(), processes.busy(), time.monotonic()
     async with watched_memory(world) as peak:
@@ -31,7 +31,7 @@ async def burst(world: World, count: int, begin: Act, over: Act) -> Burst:
     runs = figures.by_run(await world.stub.hits())
     figures.check(runs, count)
     first, last = min(each[0] for each in runs.values()), max(each[-1] for each in runs.values())
-    return Burst(count, last - first, last - began, figures.gaps(runs), cpu, others, peak)
+    return Burst(count, last - first, last - began, figures.gaps(runs), cpu, others, peak, without)
 
 
 @asynccontextmanager

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count as counting
@@ -12,9 +10,10 @@ from pathlib import Path
 import asyncpg
 
 from bench import figures, measure
+from bench.environment import environment
 from bench.figures import Burst, Singles
 from bench.talk import Talker
-from bench.world import ROOT, World
+from bench.world import World
 
 DATABASE = "dbos_bench"
 HERE = Path(__file__).parent / "dbos"
@@ -61,7 +60,7 @@ class Dbos:
         async def over() -> None:
             """It answers when they are."""
 
-        return await measure.burst(self._world, count, begin, over)
+        return await measure.burst(self._world, count, begin, over, without=("kafka",))
 
 
 def names(count: int) -> list[str]:
@@ -77,9 +76,9 @@ async def dbos(world: World, python: Path, *, processes: int = 1, poll: float = 
     async with AsyncExitStack() as stack:
         talkers = []
         for number in range(processes):
-            environment = {"BENCH_STUB": world.stub.url, "BENCH_DBOS": dsn, "BENCH_WORKER": f"dbos-{number + 1}", "BENCH_POLL": str(poll)}
+            settings = {"BENCH_STUB": world.stub.url, "BENCH_DBOS": dsn, "BENCH_WORKER": f"dbos-{number + 1}", "BENCH_POLL": str(poll)}
             child = await stack.enter_async_context(
-                world.process(f"dbos-{number + 1}", [str(python), str(HERE / "app.py")], environment=environment, talk=True)
+                world.process(f"dbos-{number + 1}", [str(python), str(HERE / "app.py")], environment=settings, talk=True)
             )
             talkers.append(Talker(world, f"dbos-{number + 1}", child))
             await talkers[-1].answer()
@@ -90,22 +89,11 @@ async def dbos(world: World, python: Path, *, processes: int = 1, poll: float = 
 
 async def prepare(world: World, home: Path) -> Path:
     """The environment (made once a home folder) and an empty database; gives its Python."""
-    python = home / "venv-dbos" / "bin" / "python"
-    if not python.exists():
-        await asyncio.to_thread(_install, python.parent.parent)
+    commands = await environment(home / "venv-dbos", HERE / "requirements.txt")
     connection = await asyncpg.connect(world.addresses.postgres)
     try:
         await connection.execute(f"drop database if exists {DATABASE} with (force)")
         await connection.execute(f"create database {DATABASE}")
     finally:
         await connection.close()
-    return python
-
-
-def _install(folder: Path) -> None:
-    """Made beside and moved into place: one that exists is whole."""
-    uv, draft = Path(sys.executable).with_name("uv"), folder.with_name("venv-dbos.draft")
-    subprocess.run([uv, "venv", "-q", "--clear", "--relocatable", "--python", sys.executable, draft], check=True)
-    wanted = ["--require-hashes", "-r", str(HERE / "requirements.txt")]
-    subprocess.run([uv, "pip", "install", "-q", "--python", draft / "bin" / "python", *wanted], check=True, cwd=ROOT)
-    draft.rename(folder)
+    return commands / "python"

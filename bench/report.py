@@ -5,7 +5,6 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from bench.plot import Bar, bars, number
@@ -83,10 +82,9 @@ def _bar(name: str, figure: dict[str, float], times: float = 1) -> Bar:
 
 def table(whole: dict[str, Any]) -> str:
     """Ratios against their targets, then the figures they come from."""
-    machine, rows = whole["machine"], []
-    rows.append(
-        f"Measured {whole['at'][:10]}: {whole['rounds']} rounds in turns, {whole['seconds']} s, {machine['cores']} cores, Python {machine['python']}.\n"
-    )
+    rows = []
+    cores, python = whole["machine"]["cores"], whole["machine"]["python"]
+    rows += [f"Measured {whole['at'][:10]}: {whole['rounds']} rounds in turns, {whole['seconds']} s, {cores} cores, Python {python}.", ""]
     rows += ["| ratio | median (least to most) | target |", "|---|---|---|"]
     rows += [_ratio(figure, to, value) for figure, each in whole["ratios"].items() for to, value in each.items()]
     rows += ["", "| one run at a time | gap p50 / p95 / p99 ms | trigger to first call p50 / p95 ms |", "|---|---|---|"]
@@ -115,7 +113,7 @@ def _ratio(figure: str, to: str, value: dict[str, float]) -> str:
 
 def _burst(name: str, count: str, each: dict[str, Any]) -> str:
     cpu = {key: 1000 * value for key, value in each["cpu_s_per_run"].items()}
-    peak = f"{sum(each['peak_mib'].values()):.0f}" if each["peak_mib"] else ""
+    peak = f"{each['peak_mib']['median']:.0f}" if each["peak_mib"] else ""
     return f"| {name} | {count} | {_spread(each['runs_per_s'])} | {_spread(cpu)} | {number(each['gap_ms']['p50'])} | {peak} |"
 
 

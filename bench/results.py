@@ -91,7 +91,7 @@ def _singles(rounds: list[Singles]) -> dict[str, Any]:
 
 
 def _bursts(rounds: list[Burst]) -> dict[str, Any]:
-    peaks = [each.peak for each in rounds if each.peak]
+    peaks = [each for each in rounds if each.peak]
     return {
         "runs_per_s": figures.median([each.runs_per_s for each in rounds]),
         "runs_per_s_from_publish": figures.median([each.runs / each.from_publish for each in rounds]),
@@ -99,5 +99,5 @@ def _bursts(rounds: list[Burst]) -> dict[str, Any]:
         "cpu_s_by_part": {part: round(statistics.median(each.cpu.get(part, 0.0) for each in rounds), 2) for part in rounds[0].cpu},
         "gap_ms": figures.times([gap for each in rounds for gap in each.gaps]),
         "others_cores": figures.median([each.others for each in rounds]),
-        "peak_mib": max(peaks, key=lambda each: sum(each.values())) if peaks else {},
+        "peak_mib": figures.median([each.counted(each.peak) for each in peaks]) if peaks else None,
     }
