@@ -39,7 +39,7 @@ def _unexpected(name: str, level: str, questions: list[Question], rows: list[Row
         return []
     import pandas as pd
 
-    gx, gxe, batches = _great_expectations()
+    gx, gxe, batches = great_expectations_parts()
     severity = {"medium": "warning", "high": "critical"}[level]
     suite = gx.ExpectationSuite(
         name=name,
@@ -69,7 +69,7 @@ def _unexpected(name: str, level: str, questions: list[Question], rows: list[Row
 
 
 @cache
-def _great_expectations() -> tuple[Any, Any, Any]:
+def great_expectations_parts() -> tuple[Any, Any, Any]:
     """The library, its expectations and where data frames go in; imported once a process."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -83,5 +83,5 @@ def _great_expectations() -> tuple[Any, Any, Any]:
 
 def warm() -> str:
     """Import everything now, so that the first verdict does not wait for it; gives the library's version."""
-    gx, _, _ = _great_expectations()
+    gx, _, _ = great_expectations_parts()
     return str(gx.__version__)

@@ -138,6 +138,11 @@ class QualityReader:
         return [dict(row) for row in await self._connection.fetch(_sql(name), *args)]
 
 
+async def tenant_settings(connection: Connection, tenant_id: str) -> dict[str, Any]:
+    """What the tenant sets for itself."""
+    return dict(await connection.value("select settings from tenants where tenant_id = $1", tenant_id) or {})
+
+
 async def _carry_out(raw: Any, event: DqEvaluated, change: Change, now: datetime) -> dict[str, Any] | None:
     """Write what changes about one check's incident; gives the decision as it is listed."""
     if change.after is not None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from streams.cli import dead, models, moves, pauses, platform, proof, runs, schedules, tenants, topics
+from streams.cli import dead, models, moves, pauses, platform, proof, quality, runs, schedules, tenants, topics
 from streams.cli.config import config
 from streams.cli.doctor import doctor
 from streams.cli.frame import FAILED, CliError
@@ -30,12 +30,12 @@ for verb in (
     *(trigger, runs.runs, runs.show, runs.events, moves.cancel, moves.retry),
     *(pauses.pause, pauses.resume, pauses.pauses),
     *(proof.prove, proof.verify, proof.rebuild),
-    *(models.versions, config),
+    *(models.versions, quality.incidents, config),
 ):
     app.command()(verb)
 for name, verbs in (
     *(("tenants", tenants.app), ("schedules", schedules.app)),
-    *(("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)),
+    *(("quality", quality.app), ("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)),
 ):
     app.add_typer(verbs, name=name)
 

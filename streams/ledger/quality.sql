@@ -19,7 +19,7 @@ from incidents where tenant_id = $1 order by check_name, opened_at desc, id;
 
 -- put_incident($1 id, $2 tenant, $3 check, $4 open, $5 severity, $6 title, $7 details, $8 now, $9 calm, $10 flaps): an incident as it is from now on
 insert into incidents (id, tenant_id, check_name, state, severity, title, details, opened_at, changed_at, resolved_at, calm, flaps)
-values ($1, $2, $3, case when $4 then 'open' else 'resolved' end, $5, $6, $7, $8, $8, case when $4 then null else $8 end, $9, $10)
+values ($1, $2, $3, case when $4 then 'open' else 'resolved' end, $5, $6, $7, $8::timestamptz, $8, case when $4 then null else $8 end, $9, $10)
 on conflict (id) do update set state = excluded.state, severity = excluded.severity, calm = excluded.calm, flaps = excluded.flaps,
     resolved_at = excluded.resolved_at, title = coalesce(nullif(excluded.title, ''), incidents.title),
     details = case when excluded.title = '' then incidents.details else excluded.details end;

@@ -1,0 +1,43 @@
+"""What the command line uses of the checks themselves; it finds this by the setting `quality.tools`."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from agents.quality import limits_of, warehouse_of
+from expectations import rows, warehouse
+from expectations.limits import bounds, read_own
+from expectations.suites import CHECKS
+from streams.resident import ResidentChild
+from streams.settings import Settings
+
+
+class Tools:
+    """The checks as data, a tenant's rows one by one, and the watched tables for demo and tests."""
+
+    def checks(self, settings: Settings) -> list[dict[str, Any]]:
+        """Every check with the installation's limits."""
+        limits, own = limits_of(settings.quality), read_own({})
+        listed = []
+        for check in CHECKS.values():
+            limit = bounds(check, limits, own)
+            assert limit is not None
+            facts: dict[str, Any] = {"check": check.name, "suite": check.suite, "table": check.table, "kind": check.kind, "title": check.title}
+            listed.append(facts | {"medium": limit.medium, "high": limit.high, "column": check.column or None})
+        return listed
+
+    async def rows(self, settings: Settings, tenant_id: str, own: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
+        """What Great Expectations says of a bounded sample of the tenant's interactions, row by row."""
+        types = read_own(own).interaction_types or settings.quality.interaction_types
+        tolerance = settings.quality.future_tolerance
+        found = await rows.sample(warehouse_of(settings), tenant_id, types, now, tolerance)
+        async with ResidentChild(memory=settings.runtime.child_memory) as child:
+            judged = await child.run(rows.validate, found, types, (now + tolerance).isoformat(), timeout=settings.quality.judge_timeout)
+        return [asdict(each) for each in judged]
+
+    async def create_warehouse(self, settings: Settings) -> None:
+        """Make the watched tables where there are none."""
+        await warehouse.create_tables(settings.warehouse.dsn.get_secret_value())
+
+
+TOOLS = Tools()

@@ -1,0 +1,212 @@
+"""The quality pipeline through the real runtime: verdicts, incidents, alerts, the gate, and the warehouse's training runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from agents.quality import alert, measure
+from schemas.quality import DqEvaluated, DqTick
+from streams.ledger.connection import Connection
+from streams.projection import Projection
+from streams.quality import allow
+from streams.stage import TryAgain
+from tests.fakes import FakeMonitoring
+from tests.quality.data import NOW, Rows, a_tenant, load, spoil
+from tests.quality.world import World, open_world
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+async def world(ledger_dsn: str, warehouse_dsn: str) -> AsyncIterator[Any]:
+    async with open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring())) as world:
+        yield world
+
+
+def told(world):
+    """What monitoring was told, in order: (tenant, check, kind)."""
+    return [(alert["tenant_id"], alert["details"]["check"], alert["details"]["kind"]) for alert in world.monitoring.alerts.values()]
+
+
+async def deliver(world):
+    while await world.alerts.deliver():
+        pass
+
+
+async def mend(tables, tenant="dirty"):
+    await tables.execute("delete from user_interactions where tenant_id = $1 and interaction_type = 'teleport'", tenant)
+
+
+async def test_a_dirty_tenant_is_blocked_and_let_through_once_its_data_is_mended(world, tables):
+    await load(tables, a_tenant("healthy"))
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("healthy", "dirty")
+    assert (await world.verdict("healthy"), await world.verdict("dirty")) == ("pass", "fail")
+    good, bad = await world.train("healthy"), await world.train("dirty")
+    await world.run(good, state="succeeded")
+    blocked = await world.run(bad, state="blocked")
+    assert blocked["code"] == "data_quality"
+    assert "user_interactions.types" in blocked["reason"]
+    await deliver(world)
+    assert told(world) == [("dirty", "user_interactions.types", "opened")]
+
+    await mend(tables)
+    await world.tick("dirty")
+    runs = await world.until(
+        lambda runs: [r for r in runs if r["tenant_id"] == "dirty" and r["pipeline"] == "training" and r["state"] == "succeeded"]
+    )
+    assert len([run for run in runs if run["tenant_id"] == "dirty" and run["pipeline"] == "training"]) == 2
+    await deliver(world)
+    assert told(world)[1:] == [("dirty", "user_interactions.types", "resolved")]
+
+
+async def test_ten_bad_ticks_give_one_alert_and_a_good_one_gives_one_resolve(world, tables):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    for _ in range(10):
+        await world.tick("dirty")
+        await deliver(world)
+        await tables.execute("update user_interactions set timestamp = timestamp + interval '6 hours', created_at = created_at + interval '6 hours'")
+        await tables.execute("update items set created_at = created_at + interval '6 hours'")
+        await tables.execute("update model_training_runs set completed_at = completed_at + interval '6 hours'")
+        world.later(6)
+    await mend(tables)
+    await world.tick("dirty")
+    await deliver(world)
+    assert told(world) == [("dirty", "user_interactions.types", "opened"), ("dirty", "user_interactions.types", "resolved")]
+    events = [(topic, len(world.road.events(topic))) for topic in ("dq.evaluated", "dq.decided")]
+    assert events == [("dq.evaluated", 11), ("dq.decided", 11)]
+    assert len(await world.reader.history("dirty")) == 11
+    await asyncio.sleep(5)  # the outbox's sweep takes what no worker published from memory
+    assert (len(world.road.events("alert.raised")), len(world.road.events("alert.resolved"))) == (1, 1)
+
+
+async def test_a_training_request_before_the_first_verdict_has_the_tenant_measured_and_waits_for_it(world, tables):
+    await load(tables, a_tenant("fresh"))
+    await load(tables, spoil(a_tenant("foul"), kinds=90))
+    good, bad = await world.train("fresh"), await world.train("foul")
+    await world.run(good, state="succeeded")
+    await world.run(bad, state="blocked")
+    assert len([run for run in await world.runs() if run["pipeline"] == "quality"]) == 2
+
+
+async def test_who_is_not_in_the_warehouse_is_neither_watched_nor_gated(world, tables):
+    run = await world.train("stranger")
+    await world.run(run, state="succeeded", within=10)
+    await world.tick("stranger")
+    last = await world.use.quality.last_verdict("stranger")
+    assert not last.watched
+    await world.run(await world.train("stranger"), state="succeeded")
+    await deliver(world)
+    assert told(world) == []
+
+
+async def test_an_allowance_lets_a_tenant_train_until_it_expires_and_is_in_the_journal(world, tables):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("dirty")
+    await world.run(await world.train("dirty"), state="blocked")
+    answer = await allow(world.ledger, world.pipelines, "dirty", reason="known, harmless", by="ann", hold=timedelta(hours=2))
+    await world.run(answer["run_id"], state="succeeded")
+    await world.run(await world.train("dirty"), state="succeeded")
+    world.later(3)
+    await world.run(await world.train("dirty"), state="blocked")
+    [entry] = await world.rows("select data from journal where kind = 'quality_allowed'")
+    assert "known, harmless" in entry["data"]
+
+
+async def test_a_table_that_is_locked_is_one_incident_and_never_a_pass(world, tables):
+    await load(tables, a_tenant("acme"))
+    async with tables.transaction():
+        await tables.execute("lock table items in access exclusive mode")
+        await world.tick("acme")
+    assert await world.verdict("acme") == "error"
+    await deliver(world)
+    assert told(world) == [("acme", "measurement", "opened")]
+    [alert] = world.monitoring.alerts.values()
+    assert alert["details"]["code"] == "table_locked"
+    await world.run(await world.train("acme"), state="blocked")
+    await world.tick("acme")
+    await deliver(world)
+    assert told(world)[1:] == [("acme", "measurement", "resolved")]
+
+
+class Deaf(FakeMonitoring):
+    """Monitoring that is away until told otherwise."""
+
+    away = True
+
+    async def raise_alert(self, **alert: Any) -> None:
+        if self.away:
+            raise TryAgain("monitoring does not answer", code="monitoring_away", free=True, waiting_for="monitoring")
+        await super().raise_alert(**alert)
+
+
+async def test_while_monitoring_is_away_an_alert_is_logged_once_and_delivered_later_once(ledger_dsn, warehouse_dsn, tables):
+    monitoring = Deaf()
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    async with open_world(World(ledger_dsn, warehouse_dsn, monitoring)) as world:
+        await world.tick("dirty")
+        with capture_logs() as logs:
+            for _ in range(5):
+                await world.alerts.deliver()
+                world.later(1)
+        said = [line for line in logs if line["event"] == "alert, not delivered yet"]
+        assert [(line["tenant"], line["code"], line["severity"]) for line in said] == [("dirty", "monitoring_away", "high")]
+        assert await world.verdict("dirty") == "fail"  # the verdict does not wait for monitoring
+        monitoring.away = False
+        await deliver(world)
+        await deliver(world)
+        assert told(world) == [("dirty", "user_interactions.types", "opened")]
+
+
+async def test_the_same_verdict_recorded_twice_changes_nothing_the_second_time(world, tables):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("dirty")
+    [step] = await world.rows("select input from steps where stage = 'alert'")
+    event = DqEvaluated.model_validate_json(step["input"])
+    again = await alert(event, world.use)
+    assert [each["action"] for each in again.decisions] == ["open"]
+    assert len(await world.rows("select 1 from incident_transitions")) == 1
+
+
+async def test_the_baseline_learns_one_sample_an_hour_of_the_week_and_week(world, tables):
+    await load(tables, a_tenant("acme"))
+    await world.tick("acme")
+    await world.tick("acme")
+    [row] = await world.rows("select hour, samples from quality_baselines where metric = 'user_interactions.rows_day'")
+    assert row["hour"] == 2 * 24 + 12
+    assert row["samples"].count("2026-03-02") == 1
+
+
+async def test_a_clean_tenants_scheduled_tick_reads_new_rows_alone(world, tables):
+    await load(tables, a_tenant("acme"))
+    await world.tick("acme")
+    world.later(1)
+    [found] = await measure([DqTick(tenant_id="acme", run_id=uuid4(), slot=NOW)], world.use)
+    assert found.profile["count_on"]["since"] > (NOW + timedelta(minutes=50)).isoformat()
+    assert next(check["of"] for check in found.checks if check["check"] == "items.future") == 20
+    assert found.profile["count_on"]["whole_at"] < NOW.replace(hour=13).isoformat()
+
+
+async def test_ended_training_runs_appear_in_the_warehouse_once(world, tables, warehouse_dsn):
+    await load(tables, Rows(tenants=[("acme", None)]))
+    run = await world.train("stranger")
+    await world.run(run, state="succeeded")
+    ledger, warehouse = Connection(world.dsn), Connection(warehouse_dsn)
+    projection = Projection(ledger, warehouse, role="tidemill_projector")
+    await tables.execute("alter table model_training_runs rename to kept")
+    with pytest.raises(Exception, match="model_training_runs"):
+        await projection.step()
+    await ledger.drop()
+    await warehouse.drop()
+    await tables.execute("alter table kept rename to model_training_runs")
+    assert await projection.step() == 1
+    assert await projection.step() == 0
+    [row] = await tables.fetch("select run_id, tenant_id, status from model_training_runs")
+    assert tuple(row) == (run, "stranger", "succeeded")
+    await ledger.close()
+    await warehouse.close()
