@@ -11,8 +11,8 @@ from bench.world import Hit
 
 CALLS = 6
 """Of a run, one a stage."""
-NOT_COUNTED = ("stub", "valkey", "seaweedfs")
-"""Parts that no stage of the benchmark uses (the stub: that all use alike); they are shown, but are in nobody's sum."""
+NOT_COUNTED = ("stub", "valkey", "seaweedfs", "py-spy")
+"""Parts that no stage of the benchmark uses (or all alike, as the stub); they are shown, but are in nobody's sum."""
 
 
 @dataclass
