@@ -97,7 +97,8 @@ async def retry_run(ledger: Ledger, pipelines: Pipelines, run_id: UUID, *, stage
         return refused("unknown_stage", stage=begin, stages=", ".join(stages))
     answer = await ledger.reopen(run_id, stage=begin, stages=stages, limit=pipelines.limit_of(pipeline.by_name[begin]), by=by)
     if answer["result"] == "refused":
-        return refused(answer["code"], run=run_id, state=answer.get("state"), stage=begin, active=answer.get("active_run"))
+        facts = {"state": answer.get("state"), "active": answer.get("active_run"), "tenant": answer.get("tenant")}
+        return refused(answer["code"], run=run_id, stage=begin, **facts)
     return await _woken(ledger, answer | {"run_id": str(run_id)})
 
 
@@ -160,6 +161,7 @@ SENTENCES = {
     "no_tenant": "name a tenant, or say plainly that every active one is meant",
     "bad_where": "{fields}; tenants are chosen by owner=WHO, status=active, or LABEL=VALUE",
     "all_reused": "the key {key} asked for all tenants before, with another body; take another key for another request",
+    "warehouse_unreadable": "the warehouse's table tenants cannot be read ({why}); is TIDEMILL_WAREHOUSE__DSN right?",
     "nothing_named": "name a pipeline, a tenant, or both",
     "letter_settled": "dead letter {letter} is not open any more ({state}); `tidemill dead list --state all` shows it",
     "letter_cut": "of dead letter {letter} only the first MiB of {size} bytes was kept; publish the event again, smaller, and drop the letter",

@@ -127,3 +127,6 @@ select revision, what, changed_by, changed_at, rule from schedule_changes where 
 select pipeline, tenant_id, reason, paused_by, since, ended_by, end_reason, ended_at from pauses
 where $1 or ended_at is null
 order by ended_at desc nulls first, since desc limit $2;
+
+-- tenant_facts(tenant): a tenant's labels and own settings.
+select labels, settings from tenants where tenant_id = $1;

@@ -91,6 +91,13 @@ class Reader:
             raise _unknown("tenant", tenant_id, "tidemill tenants list")
         return found[0]
 
+    async def tenant_facts(self, tenant_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A tenant's labels, and its own settings as they were set."""
+        rows = await self._fetch("tenant_facts", tenant_id)
+        if not rows:
+            raise _unknown("tenant", tenant_id, "tidemill tenants list")
+        return rows[0]["labels"], rows[0]["settings"]
+
     async def versions(self, tenant_id: str) -> list[ModelVersion]:
         """All model versions of a tenant that exists."""
         await self.tenant(tenant_id)

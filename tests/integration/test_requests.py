@@ -112,12 +112,12 @@ async def test_a_tenant_must_be_known_unless_the_setting_says_create(ledger: Led
 
 async def test_a_suspended_tenants_requests_are_refused_until_it_is_resumed(ledger: Ledger, pipelines: Pipelines) -> None:
     await add_tenant(ledger, "acme", name=None, by="ada")
-    assert (await suspend_tenant(ledger, "acme", by="ada"))["result"] == "suspended"
-    assert (await suspend_tenant(ledger, "acme", by="ada"))["result"] == "there"
+    assert (await suspend_tenant(ledger, pipelines, "acme", by="ada"))["result"] == "suspended"
+    assert (await suspend_tenant(ledger, pipelines, "acme", by="ada"))["result"] == "there"
     assert (await ask(ledger, pipelines))["code"] == "tenant_suspended"
-    assert (await resume_tenant(ledger, "acme", by="ada"))["result"] == "active"
+    assert (await resume_tenant(ledger, pipelines, "acme", by="ada"))["result"] == "active"
     assert (await ask(ledger, pipelines))["result"] == "run"
-    assert (await suspend_tenant(ledger, "nobody", by="ada"))["code"] == "unknown_tenant"
+    assert (await suspend_tenant(ledger, pipelines, "nobody", by="ada"))["code"] == "unknown_tenant"
     rows = await ledger.calls.fetch("select kind, data from journal where tenant_id = 'acme' and run_id is null order by seq")
     assert [(row["kind"], row["data"]["by"]) for row in rows] == [("tenant_added", "ada"), ("tenant_suspended", "ada"), ("tenant_active", "ada")]
 

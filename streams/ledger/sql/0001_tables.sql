@@ -9,6 +9,7 @@ create table tenants (
     owner       text,
     labels      jsonb not null default '{}',
     settings    jsonb not null default '{}',
+    source_status text,                  -- what the warehouse said at the last sync
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now()
 );

@@ -117,6 +117,9 @@ begin
     select * into v_run from runs where run_id = p_run;
     if v_run.state in ('pending', 'running', 'cancelling') then return jsonb_build_object('result', 'refused', 'code', 'run_not_over', 'state', v_run.state); end if;
     if v_run.state = 'superseded' then return jsonb_build_object('result', 'refused', 'code', 'run_superseded'); end if;
+    if (select status from tenants where tenant_id = v_run.tenant_id) <> 'active' then
+        return (select jsonb_build_object('result', 'refused', 'code', 'tenant_' || status, 'tenant', tenant_id) from tenants where tenant_id = v_run.tenant_id);
+    end if;
     select * into v_head from pipeline_heads where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline;
     if v_head.active_run is not null then return jsonb_build_object('result', 'refused', 'code', 'tenant_busy', 'active_run', v_head.active_run); end if;
     v_stage := coalesce(p_stage, (select stage from steps where run_id = p_run and state in ('failed', 'cancelled', 'skipped')
