@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
+import orjson
 
 from streams.folded import Comparable, Data, State, Step
 from streams.membership import WAKE_CHANNEL
@@ -61,12 +62,13 @@ class Rebuilt:
 async def rebuild(raw: "asyncpg.Connection[Any]", tenant_id: str | None = None) -> AsyncIterator[Rebuilt]:
     """Each tenant in a transaction of its own. A journal that cannot be folded, or whose end is missing, leaves the tenant's rows as they are."""
     for row in await raw.fetch(_TENANTS, tenant_id):
-        yield await _one(raw, row["tenant_id"])
+        yield await rebuild_one(raw, row["tenant_id"])
     await raw.execute(_STRAYS, tenant_id)
     await raw.execute(f"select pg_notify('{WAKE_CHANNEL}', '')")
 
 
-async def _one(raw: "asyncpg.Connection[Any]", tenant_id: str) -> Rebuilt:
+async def rebuild_one(raw: "asyncpg.Connection[Any]", tenant_id: str) -> Rebuilt:
+    """One tenant, in a transaction or a part of the caller's."""
     async with raw.transaction():
         seq = await raw.fetchval(_LOCK, tenant_id)
         ids = [row["run_id"] for row in await raw.fetch(_IDS, tenant_id)]
@@ -92,8 +94,8 @@ async def _write(raw: "asyncpg.Connection[Any]", state: State, tenant_id: str, i
     await raw.execute(_DROP_STEPS, ids)
     await raw.execute(_DROP_RUNS, ids, tenant_id)
     now = (await raw.fetch(_NOW))[0]
-    await _insert(raw, "runs", [asdict(run) for run in state.runs.values()])
-    await _insert(raw, "steps", [_step(step, now["now"], max(now["fence"], fences.get(step.key, 0) + 1)) for step in state.steps.values()])
+    await insert(raw, "runs", [asdict(run) for run in state.runs.values()])
+    await insert(raw, "steps", [_step(step, now["now"], max(now["fence"], fences.get(step.key, 0) + 1)) for step in state.steps.values()])
     await raw.execute(_FREE_LIMITS, ids)
     await raw.execute(_UNHEAD, tenant_id)
     await raw.executemany(_HEAD, [(tenant_id, name, head.active, head.pending) for name, head in state.heads.items()])
@@ -104,6 +106,7 @@ def _step(step: Step, now: datetime, fence: int) -> Data:
     return asdict(step) | {"worker": None, "takeovers": 0, "fence": fence, "waiting_for": None, "due_at": step.finished_at or now}
 
 
-async def _insert(raw: "asyncpg.Connection[Any]", table: str, rows: list[Data]) -> None:
+async def insert(raw: "asyncpg.Connection[Any]", table: str, rows: list[Data]) -> None:
     for first in range(0, len(rows), 500):
-        await raw.execute(f"insert into {table} select * from jsonb_populate_recordset(null::{table}, $1)", rows[first : first + 500])
+        plain = orjson.loads(orjson.dumps(rows[first : first + 500], default=str))  # the driver's UUIDs are none that JSON knows
+        await raw.execute(f"insert into {table} select * from jsonb_populate_recordset(null::{table}, $1)", plain)
