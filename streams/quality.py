@@ -152,15 +152,15 @@ async def _carry_out(raw: Any, event: DqEvaluated, change: Change, now: datetime
         if change.kind is not None:
             number = 1 + await raw.fetchval(_sql("transitions"), after.id)
             item = {
-                "incident": after.id,
+                "incident": str(after.id),  # asyncpg's UUIDs are none that orjson knows
                 "tenant": event.tenant_id,
                 "kind": change.kind,
                 "severity": after.severity,
                 "title": change.title,
                 "message": change.message,
                 "details": change.details,
-                "event_id": uuid5(NAMESPACE, f"alert\n{after.id}\n{number}"),
-                "run_id": event.run_id,
+                "event_id": str(uuid5(NAMESPACE, f"alert\n{after.id}\n{number}")),
+                "run_id": str(event.run_id),
             }
             await raw.fetchval("select incident_changed($1, $2)", item, now)
     if not change.listed:

@@ -14,12 +14,13 @@ from schemas.quality import DqEvaluated, DqTick
 from streams.ledger.connection import Connection
 from streams.projection import Projection
 from streams.quality import allow
+from streams.resident import ResidentChild
 from streams.stage import TryAgain
 from tests.fakes import FakeMonitoring
 from tests.quality.data import NOW, Rows, a_tenant, load, spoil
 from tests.quality.world import World, open_world
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
 
 
 @pytest.fixture
@@ -40,6 +41,13 @@ async def deliver(world):
 
 async def mend(tables, tenant="dirty"):
     await tables.execute("delete from user_interactions where tenant_id = $1 and interaction_type = 'teleport'", tenant)
+
+
+async def test_the_judge_in_its_child_says_what_it_says_here(ledger_dsn, warehouse_dsn, tables):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    async with ResidentChild(memory=4 << 30) as judge, open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring()), judge) as world:
+        await world.tick("dirty")
+        assert (await world.use.quality.last_verdict("dirty")).failed == ["user_interactions.types"]
 
 
 async def test_a_dirty_tenant_is_blocked_and_let_through_once_its_data_is_mended(world, tables):

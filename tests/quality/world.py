@@ -1,5 +1,6 @@
 """A worker of the real pipelines on a ledger and a warehouse of its own: real stages, real judge, Kafka played by a list."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -32,6 +33,13 @@ async def validate(event: TrainingRequested, use: Any) -> TrainingValidated:
 
 
 PIPELINES = (Pipeline("training", (validate,), version="1"), QUALITY)
+
+
+class Beside:
+    """The judge in a thread of this process: Great Expectations is imported once for all tests. `tests/unit/test_resident.py` has the real child."""
+
+    async def run(self, function: Any, *args: Any, timeout: float) -> Any:
+        return await asyncio.to_thread(function, *args)
 
 
 class World(Travel):
@@ -84,13 +92,13 @@ class World(Travel):
 
 
 @asynccontextmanager
-async def open_world(world: World) -> AsyncIterator[World]:
+async def open_world(world: World, judge: ResidentChild | None = None) -> AsyncIterator[World]:
     """The worker at work, with its judge; alerts are delivered when the test says so."""
     async with AsyncExitStack() as stack:
         connection, telling, asking = (Connection(world.dsn, name=f"test-{n}") for n in range(3))
         for each in (connection, telling, asking):
             stack.push_async_callback(each.close)
-        world.use.judge = await stack.enter_async_context(ResidentChild(memory=4 << 30))
+        world.use.judge = Beside() if judge is None else judge
         world.use.quality = LedgerQuality(connection, world.ledger, world.pipelines)
         world.alerts = Alerts(telling, world.monitoring, world.clock, kept=timedelta(days=180))  # type: ignore[attr-defined]
         world.reader = QualityReader(asking)  # type: ignore[attr-defined]
