@@ -73,7 +73,7 @@ async def kill9_at_point(scene: Scene) -> None:
     """It dies at a fault point, after having passed it some times."""
     worker, point = await scene.one(), scene.random.choice(POINTS)
     await worker.kill()
-    await worker.start(f"{point}:{scene.random.randrange(15)}")
+    await worker.start(f"{point}:{scene.random.randrange(6)}")
     await worker.ready()
     deadline = time.monotonic() + 15
     while worker.running and time.monotonic() < deadline:  # noqa: ASYNC110  # a point that is passed rarely may not be reached

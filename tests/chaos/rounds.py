@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -47,12 +48,21 @@ class Round:
         """What the last round brought to light."""
         self._checked = 0
 
-    async def play(self, fault: str, times: int, *, pause: tuple[float, float] = (0.5, 3.0)) -> Row:
+    async def play(self, fault: str, times: int) -> Row:
         """Inject `fault` so many times under load, drain, check; the row of this kind of fault so far."""
-        row = self.rows.setdefault(fault, Row(fault))
+        return await self._play(fault, [fault] * times, (0.5, 3.0))
+
+    async def storm(self, blows: Mapping[str, int]) -> Row:
+        """All kinds of faults in one round, in an order of the seed's."""
+        faults = [fault for fault, times in blows.items() for _ in range(times)]
+        self.scene.random.shuffle(faults)
+        return await self._play("storm", faults, (0.2, 1.0))
+
+    async def _play(self, name: str, faults: Sequence[str], pause: tuple[float, float]) -> Row:
+        row = self.rows.setdefault(name, Row(name))
         self.scene.watch.quiet = 0.0
         self.publisher.go()
-        wrong = await self._inject(fault, times, pause, row)
+        wrong = await self._inject(faults, pause, row)
         await self.publisher.pause()
         await self._quiet_again()
         began = time.monotonic()
@@ -60,15 +70,15 @@ class Round:
         row.drain = max(row.drain, time.monotonic() - began)
         row.quiet = max(row.quiet, self.scene.watch.quiet)
         await self.scene.watch.settle()
-        snapshot = await self.settled(drained)
-        self._judge(row, snapshot, wrong)
+        snapshot, found = await self.settled(drained)
+        self._judge(row, snapshot, [*found, *wrong])
         return row
 
-    async def _inject(self, fault: str, times: int, pause: tuple[float, float], row: Row) -> list[Violation]:
+    async def _inject(self, faults: Sequence[str], pause: tuple[float, float], row: Row) -> list[Violation]:
         dice: random.Random = self.scene.random
         wrong = []
         await asyncio.sleep(2)  # work begins before the first blow
-        for _ in range(times):
+        for fault in faults:
             await asyncio.sleep(dice.uniform(*pause))
             try:
                 await FAULTS[fault](self.scene)
@@ -103,17 +113,18 @@ class Round:
         marks = {(row["topic"], row["partition"]): row["next"] for row in rows or ()}
         return all(marks.get((topic, partition), 0) > offset for topic, partition, offset in self.publisher.sent[-2000:])
 
-    async def settled(self, drained: bool) -> Snapshot:
+    async def settled(self, drained: bool) -> tuple[Snapshot, list[Violation]]:
         """A snapshot that only shows what stays: idle ends of partitions are compared each ten seconds, so a violation is looked at again."""
         until = time.monotonic() + 25
         while True:
             await asyncio.sleep(QUIET_BEFORE_CHECK)
             snapshot = await self.gatherer.snapshot(sent=self.publisher.sent, grace=timedelta(0), drained=drained)
-            if not set(check(snapshot)) - self.seen or time.monotonic() > until:
-                return snapshot
+            found = check(snapshot)
+            if not set(found) - self.seen or time.monotonic() > until:
+                return snapshot, found
 
-    def _judge(self, row: Row, snapshot: Snapshot, wrong: list[Violation]) -> None:
-        self.fresh = found = [each for each in [*check(snapshot), *wrong] if each not in self.seen]
+    def _judge(self, row: Row, snapshot: Snapshot, broken: list[Violation]) -> None:
+        self.fresh = found = [each for each in broken if each not in self.seen]
         self.seen |= set(found)
         row.lost += sum(each.harm is Harm.LOST for each in found)
         row.doubled += sum(each.harm is Harm.DOUBLED for each in found)
