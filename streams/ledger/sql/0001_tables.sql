@@ -99,6 +99,8 @@ create table steps (
     code         text,
     error        text,
     waiting_for  text,
+    class        smallint not null default 1,     -- of its tenant's priority: 0 before 1 before 2
+    turn         float8 not null default 0,       -- its place in the dispatcher's order; 0: it was handed over, never queued
     ready_at     timestamptz not null,
     started_at   timestamptz,
     waiting_at   timestamptz,
@@ -107,6 +109,10 @@ create table steps (
 ) with (fillfactor = 60);
 create index steps_due on steps (due_at) where worker is null and state in ('ready', 'waiting');
 create index steps_leased on steps (worker) where worker is not null;
+create index steps_queued on steps (class, turn) where worker is null and state = 'ready';
+create index steps_limited on steps (limit_name, class, turn) where worker is null and state = 'ready' and limit_name is not null;
+create index steps_taken on steps (class, turn) where turn > 0 and state <> 'ready';
+create index steps_turns on steps (tenant_id, class, turn) where turn > 0;
 
 -- The meeting point of a job id's commit and the job's completion, whichever comes first.
 create table jobs (

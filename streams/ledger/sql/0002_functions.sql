@@ -44,6 +44,11 @@ begin
     return to_jsonb(v);
 end $$;
 
+-- has_quota(tenant): whether the tenant's own settings bound how much of it goes on; then the dispatcher begins its runs.
+create function has_quota(p_tenant text) returns boolean language sql stable as $$
+    select settings -> 'dispatch' ?| '{concurrent,per_hour}' from tenants where tenant_id = p_tenant
+$$;
+
 -- set_step_ready(run, next, input, now, worker): the run's next step, leased to `worker` or left for the dispatcher; a stage
 -- that ran before (a reopened run) gets its next round. `next`: {stage, limit, hold: seconds to wait for the event's echo}.
 create function set_step_ready(p_run runs, p_next jsonb, p_input jsonb, p_type text, p_input_id uuid, p_now timestamptz, p_worker uuid)
@@ -51,7 +56,8 @@ returns steps language plpgsql as $$
 declare v steps; v_lease uuid := p_worker;
 begin
     if p_next ->> 'limit' is not null or coalesce((select paused from pipeline_heads
-            where tenant_id = p_run.tenant_id and pipeline = p_run.pipeline), false) then
+            where tenant_id = p_run.tenant_id and pipeline = p_run.pipeline), false)
+       or v_lease is not null and p_input_id = p_run.request_id and has_quota(p_run.tenant_id) then
         v_lease := null;
     end if;
     insert into steps as s (run_id, stage, tenant_id, pipeline, state, round, due_at, worker, fence, limit_name,

@@ -1,25 +1,105 @@
 -- Who works on what: claims, leases, echoes, and the operator's moves.
 
--- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now): lease due steps to the worker, oldest first.
+-- Turns (start-time fair queueing): a step that is queued gets the number after its tenant's last one, 1/weight further, but none before the
+-- number that was dispatched last; lower numbers go first. So tenants that always have work share by weight, one that comes back after a
+-- rest waits for one turn of each other at most, and idle time saves up nothing. All of it stands in the steps themselves.
+create function take_turn() returns trigger language plpgsql as $$
+declare v_own jsonb; v_weight float8; v_class smallint; v_now float8; v_last float8;
+begin
+    select settings -> 'dispatch' into v_own from tenants where tenant_id = new.tenant_id;
+    v_weight := coalesce((v_own ->> 'weight')::float8, 1);
+    v_class := case v_own ->> 'priority' when 'high' then 0 when 'low' then 2 else 1 end;
+    if tg_op = 'UPDATE' and old.turn > 0 and old.class = v_class and new.attempt = old.attempt and new.round = old.round then
+        return new;   -- given back by a dead or draining worker: it keeps its place
+    end if;
+    select turn into v_now from steps where class = v_class and turn > 0 and state <> 'ready' order by turn desc limit 1;
+    select turn into v_last from steps where tenant_id = new.tenant_id and class = v_class and turn > 0 order by turn desc limit 1;
+    new.class := v_class;
+    new.turn := greatest(coalesce(v_now, 1), coalesce(v_last + 1 / v_weight, 1));
+    return new;
+end $$;
+create trigger steps_turn before insert or update of due_at, state on steps for each row
+    when (new.worker is null and new.state = 'ready') execute function take_turn();
+
+-- quota_left(tenant, now): how many more steps, and how many more runs, of a tenant with a quota may begin; null: any. Counted in rows, under a lock.
+create function quota_left(p_tenant text, p_now timestamptz, out steps integer, out runs integer) language plpgsql as $$
+declare v_own jsonb;
+begin
+    perform pg_advisory_xact_lock(hashtext('quota ' || p_tenant));
+    select settings -> 'dispatch' into v_own from tenants where tenant_id = p_tenant;
+    steps := (v_own ->> 'concurrent')::int - (select count(*) from pipeline_heads h join steps s on s.run_id = h.active_run
+        where h.tenant_id = p_tenant and (s.worker is not null or s.state = 'waiting'));
+    runs := (v_own ->> 'per_hour')::int - (select count(*) from (
+            select run_id, request_id from runs where tenant_id = p_tenant order by requested_at desc limit (v_own ->> 'per_hour')::int + 8) r
+        join steps s on s.run_id = r.run_id and s.input_id = r.request_id where s.started_at > p_now - interval '1 hour');
+end $$;
+
+-- may_begin(step): whether no pause keeps a ready step; the end of a run that was cancelled is no beginning.
+create function may_begin(s steps) returns boolean language sql stable as $$
+    select not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
+        or exists (select 1 from runs r where r.run_id = s.run_id and r.state = 'cancelling')
+$$;
+
+-- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now): lease due steps to the worker:
+-- looks at jobs by the time, ready steps in the order of their turns.
 create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_only text[], p_limits jsonb, p_now timestamptz)
 returns setof jsonb language plpgsql as $$
-declare v_name text; v_most integer; v_n integer; v_step steps;
+declare v_name text; v_most integer; v_n integer; v_step steps; v_left record; v_full text[] := '{}'; v_again boolean; v_first boolean;
+        v_quota jsonb; v_runs uuid[]; v_stages text[]; v_tenant text;
+        v_room integer := p_room;   -- places of limits are few: they come on top
 begin
+    perform 1 from steps where worker is null and state in ('ready', 'waiting') and due_at <= p_now limit 1;
+    if not found then return; end if;
+
     return query
     with due as (
         select s.run_id, s.stage from steps s
-        where s.worker is null and s.state in ('ready', 'waiting') and s.due_at <= p_now and s.stage <> all (p_without)
-          and (p_only is null or s.stage = any (p_only))
-          and (s.limit_name is null or s.state = 'waiting' or not p_limits ? s.limit_name
-               or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
-          and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
+        where s.worker is null and s.state = 'waiting' and s.due_at <= p_now and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
         order by s.due_at limit p_room for update of s skip locked
     ), taken as (
-        update steps s set worker = p_worker, fence = fence + 1, state = case when s.state = 'ready' then 'running' else s.state end,
-            started_at = coalesce(s.started_at, p_now), waiting_for = null
-        from due where s.run_id = due.run_id and s.stage = due.stage returning s as step
+        update steps s set worker = p_worker, fence = fence + 1, waiting_for = null from due where s.run_id = due.run_id and s.stage = due.stage returning s as step
     )
     select leased(step, r) from taken join runs r on r.run_id = (step).run_id;
+    get diagnostics v_n = row_count;
+    v_room := v_room - v_n;
+
+    v_quota := '{}';   -- tenant -> {steps, runs} that may still begin
+    for v_tenant in select tenant_id from tenants t where settings -> 'dispatch' ?| '{concurrent,per_hour}'
+                    and exists (select 1 from steps s where s.tenant_id = t.tenant_id and s.worker is null and s.state = 'ready' and s.turn > 0) order by tenant_id loop
+        select * into v_left from quota_left(v_tenant, p_now);
+        v_quota := v_quota || jsonb_build_object(v_tenant, jsonb_build_object('steps', v_left.steps, 'runs', v_left.runs));
+        if v_left.steps <= 0 then v_full := v_full || v_tenant; end if;
+    end loop;
+
+    v_runs := '{}'; v_stages := '{}'; v_again := true;
+    while v_again and v_room > 0 loop
+        v_again := false;
+        for v_step in
+            select s.* from steps s
+            where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
+              and (s.limit_name is null or not p_limits ? s.limit_name
+                   or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
+              and s.tenant_id <> all (v_full) and may_begin(s) and s.run_id <> all (v_runs)
+            order by s.class, s.turn limit v_room for update of s skip locked
+        loop
+            if v_quota ? v_step.tenant_id then
+                v_first := v_step.started_at is null and exists (select 1 from runs r where r.run_id = v_step.run_id and r.request_id = v_step.input_id);
+                if (v_quota -> v_step.tenant_id ->> 'steps')::int <= 0 or v_first and (v_quota -> v_step.tenant_id ->> 'runs')::int <= 0 then
+                    v_full := v_full || v_step.tenant_id; v_again := true;
+                    continue;
+                end if;
+                v_quota := jsonb_set(v_quota, array[v_step.tenant_id], jsonb_build_object('steps', (v_quota -> v_step.tenant_id ->> 'steps')::int - 1,
+                                     'runs', (v_quota -> v_step.tenant_id ->> 'runs')::int - v_first::int));
+            end if;
+            v_runs := v_runs || v_step.run_id; v_stages := v_stages || v_step.stage; v_room := v_room - 1;
+        end loop;
+    end loop;
+    return query
+    with taken as (
+        update steps s set worker = p_worker, fence = fence + 1, state = 'running', started_at = coalesce(s.started_at, p_now), waiting_for = null
+        from unnest(v_runs, v_stages) as due(run_id, stage) where s.run_id = due.run_id and s.stage = due.stage returning s as step
+    )
+    select leased(step, r) from taken join runs r on r.run_id = (step).run_id join unnest(v_runs) with ordinality o(run_id, n) on o.run_id = r.run_id order by o.n;
 
     for v_name, v_most in select key, value::int from jsonb_each_text(p_limits) loop
         perform pg_advisory_xact_lock(hashtext('limit ' || v_name));
@@ -27,9 +107,8 @@ begin
                    where not exists (select 1 from limit_slots l where l.name = v_name and l.n = n.n) order by n limit p_room loop
             select s.* into v_step from steps s
             where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.limit_name = v_name and s.stage <> all (p_without)
-              and (p_only is null or s.stage = any (p_only))
-              and not exists (select 1 from pipeline_heads h where h.tenant_id = s.tenant_id and h.pipeline = s.pipeline and h.paused)
-            order by s.due_at limit 1 for update skip locked;
+              and (p_only is null or s.stage = any (p_only)) and s.tenant_id <> all (v_full) and may_begin(s)
+            order by s.class, s.turn limit 1 for update skip locked;
             exit when not found;
             insert into limit_slots (name, n, run_id, stage) values (v_name, v_n, v_step.run_id, v_step.stage) on conflict (run_id, stage) do nothing;
             update steps set worker = p_worker, fence = fence + 1, state = 'running', started_at = coalesce(started_at, p_now), waiting_for = null

@@ -1,0 +1,160 @@
+"""Who comes next: ready work of many tenants in the order of weights, classes and quotas, on a real ledger."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from streams.clock import Clock
+from streams.ledger.connection import Connection
+
+_TENANT = "insert into tenants (tenant_id, settings) values ($1, $2)"
+_RUNS = """
+insert into runs (run_id, tenant_id, pipeline, pipeline_version, state, request, request_id, causes, version, requested_at)
+select id, $1, 'training', '1', 'running', '{}', id, 1, 1, $2 from unnest($3::uuid[]) id
+"""
+_STEPS = """
+insert into steps (run_id, stage, tenant_id, pipeline, state, round, due_at, input, input_type, input_id, ready_at, limit_name)
+select id, 'validate', $1, 'training', 'ready', 1, $2, '{}', 'training.requested', id, $2, $4 from unnest($3::uuid[]) id
+"""
+_END = "update steps set state = 'done', worker = null where worker = $1"
+
+
+class Queue:
+    """Ready steps without the runs' machinery: what the dispatcher sees."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.clock, self.worker = connection, Clock(), uuid4()
+
+    async def tenant(self, name: str, **dispatch: Any) -> None:
+        await self.connection.fetch(_TENANT, name, {"dispatch": dispatch} if dispatch else {})
+        await self.connection.fetch("insert into tenant_heads (tenant_id) values ($1)", name)
+
+    async def ready(self, tenant: str, count: int, limit: str | None = None) -> None:
+        ids = [uuid4() for _ in range(count)]
+        now = self.clock.now() - timedelta(seconds=1)
+        await self.connection.fetch(_RUNS, tenant, now, ids)
+        await self.connection.fetch(_STEPS, tenant, now, ids, limit)
+
+    async def claim(self, room: int, *, end: bool = True, ahead: timedelta = timedelta(0), limits: dict[str, int] | None = None) -> list[str]:
+        """Whose steps come next; they end at once unless told otherwise."""
+        now = self.clock.now() + ahead
+        rows = await self.connection.fetch("select claim_steps($1, $2, '{}', null, $3, $4)", self.worker, room, limits or {}, now)
+        if end:
+            await self.connection.fetch(_END, self.worker)
+            await self.connection.fetch("delete from limit_slots")
+        return [row[0]["tenant_id"] for row in rows]
+
+
+@pytest.fixture
+async def queue(ledger_dsn: str) -> AsyncIterator[Queue]:
+    connection = Connection(ledger_dsn)
+    yield Queue(connection)
+    await connection.close()
+
+
+async def test_over_a_thousand_dispatches_tenants_share_by_weight(queue: Queue) -> None:
+    weights = {"one": 1, "two": 2, "five": 5}
+    for name, weight in weights.items():
+        await queue.tenant(name, weight=weight)
+        await queue.ready(name, 1000)
+    seen: Counter[str] = Counter()
+    for _ in range(50):
+        seen.update(await queue.claim(20))
+    assert sum(seen.values()) == 1000
+    for name, weight in weights.items():
+        assert seen[name] == pytest.approx(1000 * weight / 8, rel=0.05)
+
+
+async def test_a_tenant_that_asks_one_thing_at_a_time_gets_no_more_than_its_share_and_no_less(queue: Queue) -> None:
+    await queue.tenant("crowd")
+    await queue.tenant("single")
+    await queue.ready("crowd", 300)
+    seen: Counter[str] = Counter()
+    for _ in range(100):
+        if not seen or seen["single"] * 2 <= sum(seen.values()) + 2:
+            await queue.ready("single", 1)
+        seen.update(await queue.claim(1))
+    assert 40 <= seen["single"] <= 60
+
+
+async def test_ten_thousand_steps_of_one_tenant_delay_nobody_else(queue: Queue) -> None:
+    await queue.tenant("noisy")
+    await queue.ready("noisy", 10_000)
+    await queue.claim(64)
+    others = {f"quiet-{n}" for n in range(99)}
+    for name in sorted(others):
+        await queue.tenant(name)
+        await queue.ready(name, 1)
+    begun = time.monotonic()
+    first = [*await queue.claim(64), *await queue.claim(64)]
+    took = time.monotonic() - begun
+    assert others <= set(first)
+    assert took < 1
+
+
+async def test_a_rest_saves_up_nothing(queue: Queue) -> None:
+    await queue.tenant("rested")
+    await queue.tenant("busy")
+    await queue.ready("busy", 500)
+    for _ in range(10):
+        await queue.claim(20)
+    await queue.ready("rested", 100)
+    seen = Counter(await queue.claim(100))
+    assert seen["busy"] == pytest.approx(50, abs=3)
+
+
+async def test_all_that_is_high_goes_before_all_that_is_low(queue: Queue) -> None:
+    for name in ("low", "normal", "high"):
+        await queue.tenant(name, priority=name)
+        await queue.ready(name, 5)
+    assert await queue.claim(15) == ["high"] * 5 + ["normal"] * 5 + ["low"] * 5
+
+
+async def test_a_quota_of_runs_an_hour_holds_and_blocks_nobody_else(queue: Queue) -> None:
+    await queue.tenant("bounded", per_hour=3)
+    await queue.tenant("free")
+    await queue.ready("bounded", 20)
+    await queue.ready("free", 20)
+    seen: Counter[str] = Counter()
+    for _ in range(4):
+        seen.update(await queue.claim(10))
+    assert seen == {"bounded": 3, "free": 20}
+    assert await queue.claim(10, ahead=timedelta(minutes=59)) == []
+    assert await queue.claim(10, ahead=timedelta(minutes=61)) == ["bounded"] * 3
+
+
+async def test_limits_of_a_neighbour_are_shared_by_turns_too(queue: Queue) -> None:
+    await queue.tenant("noisy")
+    await queue.tenant("quiet")
+    await queue.ready("noisy", 50, "ml_engine")
+    await queue.claim(2, limits={"ml_engine": 2})
+    await queue.ready("quiet", 1, "ml_engine")
+    assert "quiet" in await queue.claim(2, limits={"ml_engine": 2})
+
+
+async def test_a_claim_with_nothing_due_looks_once_and_is_cheap(queue: Queue) -> None:
+    await queue.tenant("later")
+    await queue.ready("later", 2000)
+    await queue.connection.fetch("update steps set due_at = due_at + interval '1 hour'")
+    await queue.connection.fetch("analyze steps")
+    begun = time.monotonic()
+    for _ in range(20):
+        assert await queue.claim(64, end=False) == []
+    assert (time.monotonic() - begun) / 20 < 0.05
+
+
+async def test_a_step_that_a_dead_worker_gives_back_keeps_its_turn(queue: Queue) -> None:
+    await queue.tenant("acme")
+    await queue.tenant("globex")
+    await queue.ready("acme", 1)
+    await queue.ready("globex", 30)
+    await queue.claim(1, end=False)
+    before = await queue.connection.fetch("select turn from steps where tenant_id = 'acme'")
+    await queue.connection.value("select reap($1)", queue.clock.now() - timedelta(seconds=1))
+    assert await queue.connection.fetch("select turn from steps where tenant_id = 'acme'") == before
+    assert "acme" in await queue.claim(2)
