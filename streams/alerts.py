@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 
 from streams.clients.monitoring import Monitoring
-from streams.faultpoints import point
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Clocklike
 from streams.stage import GiveUp, TryAgain
@@ -64,7 +63,6 @@ class Alerts:
     async def _send(self, raw: Any, row: dict[str, Any]) -> bool:
         now = self._clock.now()
         try:
-            point("alert.sending")
             await self._monitoring.raise_alert(
                 incident=row["incident_id"],
                 transition=str(row["number"]),
@@ -74,7 +72,6 @@ class Alerts:
                 tenant_id=row["tenant_id"],
                 details=row["details"] | {"incident": str(row["incident_id"]), "kind": row["kind"]},
             )
-            point("alert.sent")
         except TryAgain as why:
             logged = row["logged_at"] or _say(row, why.code, why.sentence, now)
             wait = min(why.after or timedelta(seconds=2 ** min(row["attempts"], 6)), LONGEST)

@@ -35,7 +35,7 @@ class ResidentChild:
         await self._stop()
 
     async def run(self, function: Callable[..., R], *args: Any, timeout: float) -> R:
-        """Call a module-level function in the child; `TimeoutError` after so many seconds of it (not of waiting for a turn), and the child is killed."""
+        """Call a module-level function in the child; `TimeoutError` after so many seconds of it, not of waiting for a turn: it is killed then."""
         request = pickle.dumps(locate(function)) + pickle.dumps(args)
         async with self._turn:
             try:

@@ -111,7 +111,7 @@ def test_a_restless_check_must_stay_healthy_longer_each_time():
 
 
 def test_a_check_that_calms_down_is_resolved_once():
-    incident = Incident(True, "medium", LATELY, flaps=2)
+    incident: Incident | None = Incident(True, "medium", LATELY, flaps=2)
     actions = []
     for tick in range(4):
         decision = decide(finding(), incident, NOW + timedelta(hours=tick), POLICY)
