@@ -113,7 +113,9 @@ class Broker:
             position += len(batch)
             while taken:
                 record, task = taken.popleft()
-                if not ACKNOWLEDGE_FIRST:
+                if ACKNOWLEDGE_FIRST:
+                    self.committed[place] = max(self.committed.get(place, 0), record.offset + 1)
+                else:
                     await asyncio.wait({task})
                 if member.generation == generation:
                     member.acked[place] = max(member.acked.get(place, 0), record.offset + 1)

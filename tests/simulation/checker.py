@@ -274,11 +274,17 @@ def readers_see_the_journal(facts: Facts) -> Iterator[str]:
 
 
 def lost_wakeups(facts: Facts) -> Iterator[str]:
-    """Every completion in the inbox that came early is kept with its job."""
-    jobs = {row["job_id"]: row for row in facts.tables["jobs"]}
-    for row in facts.tables["inbox"]:
-        if row["fate"] == "early" and not any(job["completion_id"] == row["event_id"] or job["tenant_id"] != row["tenant_id"] for job in jobs.values()):
-            yield f"I1: the early completion {row['event_id']} of {row['tenant_id']} is kept nowhere"
+    """Every early completion by a job's own tenant is kept with the job until the run meets it."""
+    kept = {row["completion_id"] for row in facts.tables["jobs"]}
+    early = {row["event_key"]: row for row in facts.tables["inbox"] if row["fate"] == "early"}
+    for record in facts.records:
+        received = read(record, facts.cluster) if early else None
+        if received is None or received.event.tenant_id is None:
+            continue
+        row = early.pop(names.inbox_key(received.event.tenant_id, received.meta.source, received.meta.id), None)
+        job = facts.jobs.get(getattr(received.event, "job_id", None) or "")
+        if row is not None and job is not None and job.tenant_id == row["tenant_id"] and row["event_id"] not in kept:
+            yield f"I1: the early completion {row['event_id']} of job {job.job_id} of {job.tenant_id} is kept nowhere"
 
 
 def decoded(facts: Facts, topic: str) -> Iterable[tuple[Arrived, Received | None]]:

@@ -56,11 +56,12 @@ def storm(server: Server, seeds: list[int], *, seconds: float = float("inf"), mu
 
 def run_lane(dsn: str, seeds: list[int], until: float, mutant: str | None, stop_at_first: bool) -> list[Report]:
     """One process's share."""
-    if mutant is not None:
-        from tests.simulation.mutants import MUTANTS
+    if mutant is None:
+        return run_seeds(dsn, seeds, until=until, stop_at_first=stop_at_first)
+    from tests.simulation.mutants import MUTANTS
 
-        MUTANTS[mutant](dsn)
-    return run_seeds(dsn, seeds, until=until, stop_at_first=stop_at_first)
+    MUTANTS[mutant].break_it(dsn)
+    return run_seeds(dsn, seeds, until=until, stop_at_first=stop_at_first, harsh=MUTANTS[mutant].harsh)
 
 
 def fresh_seeds(count: int) -> list[int]:

@@ -190,13 +190,21 @@ select (select count(*) from runs where finished_at is null) as runs, (select co
 """
 LONGEST = 900
 """Virtual seconds of calm after which whatever is still open is stuck."""
+STILL = 100
+"""The same when nothing at all has changed for so long: longer than any hang or freeze that is still to end."""
+_PROGRESS = "select count(*), (select sum(next) from offsets), (select count(*) from outbox), (select count(*) from gaps where state = 'open') from journal"
 
 
 async def settle(world: World) -> None:
     """Wait, leaping over idle time, until everything has come to its end; what does not is a violation."""
-    quiet = 0
+    quiet = still = 0
+    before: tuple[Any, ...] = ()
     for second in range(LONGEST):
         await asyncio.sleep(1)
+        now = (*(await world.sql(_PROGRESS))[0], world.clock.ahead, world.timers)
+        still, before = still + 1 if now == before else 0, now
+        if still >= STILL:
+            break
         if not _calm(world):
             quiet = 0
             continue
@@ -215,7 +223,7 @@ async def settle(world: World) -> None:
             quiet = 0
     moving = {worker.life.name: worker.moving for worker in world.living}
     behind = world.broker.behind()
-    world.violate("I4", f"not at rest after {LONGEST} s: timers {world.timers}, behind {behind}, in hand {moving}, living {len(world.living)}")
+    world.violate("I4", f"not at rest after {second} s: timers {world.timers}, behind {behind}, in hand {moving}, living {len(world.living)}")
     for worker in world.living:
         for task in worker.life.tasks:
             world.say(f"{worker.life.name} still does {' < '.join(frame.f_code.co_name for frame in task.get_stack())} {task.get_name()}")

@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -45,13 +46,13 @@ class SimClock:
 class World:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, lines: Lines, dsn: str, *, eager: bool | None = None, weather: Weather | None = None) -> None:
+    def __init__(self, seed: int, loop: VirtualLoop, lines: Lines, dsn: str, *, harsh: Mapping[str, float] | None = None) -> None:
         self.seed, self.loop, self.lines, self.dsn = seed, loop, lines, dsn
         self.choices = choices = Choices(seed)
         loop.begin()
         self.began = loop.time()
-        self.weather = weather or Weather.draw(choices)
-        self.eager = choices.number(0, 2) > 0 if eager is None else eager
+        self.weather = replace(Weather.draw(choices), **harsh or {})
+        self.eager = choices.number(0, 2) > 0
         self.slots = choices.number(2, 3)
         lines.turns.choices, lines.turns.width = choices, 8 if seed % WIDE == 0 else 1
         random.seed(seed)  # the runtime's jitter
