@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for verb in (
     *(platform.up, platform.init, platform.worker, doctor),
-    *(trigger, runs.runs, runs.show, runs.events, moves.cancel, moves.retry),
+    *(trigger, runs.runs, runs.show, runs.why, runs.events, moves.cancel, moves.retry),
     *(pauses.pause, pauses.resume, pauses.pauses),
     *(proof.prove, proof.verify, proof.rebuild),
     *(models.versions, quality.incidents, config),

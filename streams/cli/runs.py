@@ -1,4 +1,4 @@
-"""The verbs that look at runs: `runs`, `show`, `events`."""
+"""The verbs that look at runs: `runs`, `show`, `why`, `events`."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +66,27 @@ def events(run: RunId, as_json: Json = False) -> None:
     columns = ("at", "seq", "what", "topic", "event", "code", "detail")
     rows = ((each.at, each.seq, each.kind, each.topic, out.short(each.event_id), each.code, _detail_of(each.data)) for each in found)
     out.show(found, as_json, lambda: out.table(columns, rows))
+
+
+def why(run: RunId, as_json: Json = False) -> None:
+    """Say in one sentence what a run waits for.
+
+    Example: tidemill why 7f3a
+    """
+
+    async def question(reader: "Reader") -> dict[str, Any]:
+        from streams.why import reason
+
+        facts = await reader.why(await reader.find_run(run))
+        return {"run_id": facts["run_id"], "tenant_id": facts["tenant_id"], **reason(facts, limits())._asdict()}
+
+    def limits() -> dict[str, int]:
+        from streams.cli.frame import load_pipelines, settings
+
+        return load_pipelines(settings()).limits
+
+    found = ask(question)
+    out.show(found, as_json, lambda: out.line(f"run {out.short(found['run_id'])} of {found['tenant_id']} {found['sentence']}"))
 
 
 def check_state(state: str) -> None:

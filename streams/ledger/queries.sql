@@ -130,3 +130,29 @@ order by ended_at desc nulls first, since desc limit $2;
 
 -- tenant_facts(tenant): a tenant's labels and own settings.
 select labels, settings from tenants where tenant_id = $1;
+
+-- why(run): all that can keep a run from going on, in one row.
+select r.run_id, r.tenant_id, r.pipeline, r.state, r.stage, r.code, r.reason, r.finished_at, r.requested_at, t.status, clock_timestamp() + c.ahead as now,
+       s.state as step_state, s.attempt, s.round, s.due_at, s.deadline, s.limit_name, s.waiting_for, s.code as step_code, s.job ->> 'job_id' as job_id, s.turn,
+       s.class, s.ready_at, w.slot, extract(epoch from w.lease_until - clock_timestamp())::float8 as lease, t.settings -> 'dispatch' as dispatch,
+       case when r.state = 'pending' then h.active_run end as active_run, p.pipeline as pause_pipeline, p.tenant_id as pause_tenant, p.reason as pause_reason,
+       p.paused_by, p.since as paused_since,
+       (select count(*) from steps q where q.worker is null and q.state = 'ready' and q.due_at <= clock_timestamp() + c.ahead
+          and (q.class, q.turn) < (s.class, s.turn)) as ahead,
+       (select count(*) from workers where lease_until > clock_timestamp()) as workers,
+       (select count(*) from limit_slots l where l.name = s.limit_name) as limit_held,
+       (select array_agg(x.tenant_id order by l.n) from limit_slots l join runs x on x.run_id = l.run_id where l.name = s.limit_name) as limit_holders,
+       (select count(*) from pipeline_heads g join steps q on q.run_id = g.active_run
+          where g.tenant_id = r.tenant_id and (q.worker is not null or q.state = 'waiting')) as in_hand,
+       (select count(*) from runs b join steps q on q.run_id = b.run_id and q.input_id = b.request_id
+          where b.tenant_id = r.tenant_id and b.requested_at > clock_timestamp() + c.ahead - interval '1 day'
+            and q.started_at > clock_timestamp() + c.ahead - interval '1 hour') as begun
+from runs r
+join tenants t using (tenant_id)
+cross join clock c
+left join steps s on s.run_id = r.run_id and s.stage = r.stage
+left join workers w on w.worker_id = s.worker
+left join pipeline_heads h on h.tenant_id = r.tenant_id and h.pipeline = r.pipeline
+left join lateral (select * from pauses where ended_at is null and (tenant_id is null or tenant_id = r.tenant_id)
+    and (pipeline is null or pipeline = r.pipeline) order by since limit 1) p on true
+where r.run_id = $1;

@@ -78,6 +78,13 @@ class Reader:
             effects=await self._all(Effect, "effects", run_id),
         )
 
+    async def why(self, run_id: UUID) -> dict[str, Any]:
+        """All that can keep a run from going on (`streams/why.py` makes a sentence of it)."""
+        rows = await self._fetch("why", run_id)
+        if not rows:
+            raise _unknown("run", str(run_id), "tidemill runs")
+        return dict(rows[0])
+
     async def events(self, run_id: UUID) -> list[Happening]:
         """What happened to a run, in order."""
         return await self._all(Happening, "events", run_id)

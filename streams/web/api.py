@@ -11,6 +11,7 @@ from schemas.tenant import TenantId
 from streams.ledger.rows import DeadLetter, ModelVersion, Run, Tenant
 from streams.stage import Stage
 from streams.web.parts import TenantPath, Use
+from streams.why import reason
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -29,6 +30,13 @@ async def run(use: Use, run_id: UUID) -> dict[str, Any]:
     events = await use.reader.events(run_id)
     facts = asdict(detail)
     return {**facts.pop("run"), **facts, "events": [asdict(each) for each in events]}
+
+
+@router.get("/runs/{run_id}/why")
+async def why(use: Use, run_id: UUID) -> dict[str, Any]:
+    """What the run waits for, in one sentence with numbers."""
+    facts = await use.reader.why(run_id)
+    return {"run_id": run_id, "tenant_id": facts["tenant_id"], **reason(facts, use.pipelines.limits)._asdict()}
 
 
 @router.get("/tenants")
