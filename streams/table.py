@@ -78,7 +78,8 @@ def make_view_app(settings: Settings, app_class: type[faust.App] = faust.App) ->
     Its member id is the address it serves: no other process can hold that too, so a restarted view takes its partitions back without a rebalance.
     """
     kafka = settings.kafka.model_copy(update={"app_id": f"{settings.kafka.app_id}-view"})
-    app = make_app(settings.model_copy(update={"kafka": kafka}), slot=0, app_class=app_class)
+    runtime = settings.runtime.model_copy(update={"pages_port": None})  # its pages are the web app's
+    app = make_app(settings.model_copy(update={"kafka": kafka, "runtime": runtime}), slot=0, app_class=app_class)
     app.conf.consumer_group_instance_id = f"{kafka.app_id}-{socket.gethostname()}-{settings.web.port}"
     return app
 

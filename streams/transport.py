@@ -24,7 +24,7 @@ WINDOW = 64
 def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faust.App) -> faust.App:
     """The transport app, without tables and with the settings that were validated under faults (docs/decisions/0003)."""
     seek_patch.apply()
-    kafka = settings.kafka
+    kafka, pages = settings.kafka, settings.runtime.pages_port
     return app_class(
         kafka.app_id,
         broker=[f"kafka://{address}" for address in kafka.bootstrap.split(",")],
@@ -50,9 +50,9 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
         stream_buffer_maxsize=128,
         stream_wait_empty=True,
         consumer_metadata_max_age_ms=10_000,
-        web_enabled=settings.runtime.pages_port is not None,
+        web_enabled=pages is not None,
         web_host=settings.web.host,
-        web_port=(settings.runtime.pages_port or 1) + slot - 1,
+        web_port=pages + slot - 1 if pages else 6066,
         web_router_enabled=False,
         web_tables_enabled=False,
     )
