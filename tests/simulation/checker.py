@@ -11,11 +11,28 @@ from schemas.cloudevents import Received, Refused, decode
 from schemas.context import Origin
 from schemas.states import RunState, StepState
 from streams import names
+from streams.fold import fold
+from streams.folded import Comparable, Entry, FoldError
 from streams.items import Arrived
+from streams.proof.compare import differences
 from tests.simulation.neighbours import Accepted, Job
 
 Row = dict[str, Any]
-TABLES = ("journal", "runs", "steps", "causes", "inbox", "outbox", "offsets", "gaps", "dead_letters", "jobs", "pipeline_heads", "tenant_heads", "limit_slots")
+TABLES = (
+    "journal",
+    "runs",
+    "steps",
+    "causes",
+    "inbox",
+    "outbox",
+    "offsets",
+    "gaps",
+    "dead_letters",
+    "jobs",
+    "pipeline_heads",
+    "tenant_heads",
+    "limit_slots",
+)
 OPEN = {RunState.PENDING, RunState.RUNNING, RunState.CANCELLING}
 STEP_OPEN = {StepState.READY, StepState.RUNNING, StepState.WAITING}
 
@@ -42,7 +59,7 @@ class Facts:
 def check(facts: Facts) -> list[str]:
     """Every violation as a sentence that begins with the invariant's name."""
     found: list[str] = []
-    for rule in (one_run_a_trigger, one_effect_a_round, rows_follow_the_journal, everything_ends, one_at_a_time, nobody_elses, every_offset, all_published, readers_see_the_journal, lost_wakeups):
+    for rule in RULES:
         found += rule(facts)
     return found
 
@@ -67,7 +84,8 @@ def one_run_a_trigger(facts: Facts) -> Iterator[str]:
         asked.add(answer.event_id)
         causes = of_event.get(answer.event_id, [])
         if [row["run_id"] for row in causes] != [answer.run_id]:
-            yield f"I1: the API answered {answer.tenant_id} with run {answer.run_id}, but the request is a cause of {[str(row['run_id']) for row in causes]}"
+            there = [str(row["run_id"]) for row in causes]
+            yield f"I1: the API answered {answer.tenant_id} with run {answer.run_id}; the request is a cause of {there}"
     known = asked | {row["event_id"] for row in facts.tables["journal"] if row["kind"] == "requested"}
     for event in of_event.keys() - known:
         yield f"I1: a run has the cause {event}, which nobody asked for"
@@ -78,7 +96,7 @@ def one_run_a_trigger(facts: Facts) -> Iterator[str]:
 
 
 def one_effect_a_round(facts: Facts) -> Iterator[str]:
-    """I2: at most one accepted effect per (run, stage, round), a further round only after a bad end or a reopening, exactly one for a step that is done."""
+    """I2: at most one accepted effect per (run, stage, round), another round only after a bad end or a reopening, exactly one for a step done."""
     reopened = {row["run_id"] for row in facts.tables["journal"] if row["kind"] == "reopened"}
     rounds: dict[tuple[str, str], dict[int, Accepted]] = defaultdict(dict)
     for effect in facts.effects:
@@ -96,41 +114,35 @@ def one_effect_a_round(facts: Facts) -> Iterator[str]:
             if number > 1 and UUID(run) not in reopened and not (number - 1 in made and made[number - 1].ended_badly):
                 yield f"I2: {stage} of run {run} was done again in round {number}, though round {number - 1} did not end badly"
     for step in facts.tables["steps"]:
-        if step["state"] == StepState.DONE and step["stage"] in facts.commands and step["round"] not in rounds.get((str(step["run_id"]), step["stage"]), {}):
+        if (
+            step["state"] == StepState.DONE
+            and step["stage"] in facts.commands
+            and step["round"] not in rounds.get((str(step["run_id"]), step["stage"]), {})
+        ):
             yield f"I2: {step['stage']} of run {step['run_id']} is done in round {step['round']}, but no neighbour did anything"
 
 
 def rows_follow_the_journal(facts: Facts) -> Iterator[str]:
-    """I3: numbers without holes, and rows that say what the last entries said."""
-    entries: dict[str, list[int]] = defaultdict(list)
-    last: dict[UUID, int] = {}
-    states: dict[UUID, str] = {}
-    steps: dict[tuple[UUID, str], tuple[str, int]] = {}
-    for row in in_order(facts):
-        data = as_json(row["data"])
-        entries[row["tenant_id"]].append(row["seq"])
-        if row["run_id"] is None:
-            continue
-        run = row["run_id"]
-        last[run] = row["seq"]
-        if (state := _moved(row["kind"], data)) is not None:
-            states[run] = state
-        if row["kind"] == "step":
-            steps[run, data["stage"]] = data["state"], data["round"]
+    """I3: numbers without holes, versions that are the last number, and rows that are the fold of their journal."""
+    last = {row["run_id"]: row["seq"] for row in in_order(facts)}
+    for run in facts.tables["runs"]:
+        if run["version"] != last.get(run["run_id"]):
+            yield f"I3: run {run['run_id']} has version {run['version']}, its last entry is {last.get(run['run_id'])}"
     for head in facts.tables["tenant_heads"]:
-        numbers = entries.get(head["tenant_id"], [])
-        if numbers != list(range(1, head["seq"] + 1)):
-            yield f"I3: the journal of {head['tenant_id']} counts {numbers}, its head says {head['seq']}"
-    for row in facts.tables["runs"]:
-        run = row["run_id"]
-        if row["version"] != last.get(run):
-            yield f"I3: run {run} has version {row['version']}, its last entry is {last.get(run)}"
-        if row["state"] != states.get(run):
-            yield f"I3: run {run} is {row['state']}, its journal says {states.get(run)}"
-    for row in facts.tables["steps"]:
-        said = steps.get((row["run_id"], row["stage"]))
-        if row["code"] != "reopened" and said != (row["state"], row["round"]):
-            yield f"I3: {row['stage']} of run {row['run_id']} is {row['state']} in round {row['round']}, its journal says {said}"
+        tenant, seq = head["tenant_id"], head["seq"]
+        entries, runs, steps, heads = (
+            [row for row in rows if row["tenant_id"] == tenant]
+            for rows in (in_order(facts), facts.tables["runs"], facts.tables["steps"], facts.tables["pipeline_heads"])
+        )
+        if [row["seq"] for row in entries] != list(range(1, seq + 1)):
+            yield f"I3: the journal of {tenant} counts {[row['seq'] for row in entries]}, its head says {seq}"
+        try:
+            folded = fold(Entry.load(row) for row in entries)
+        except FoldError as error:
+            yield f"I3: {error}"
+            continue
+        for found in differences(tenant, folded, Comparable.of_rows(seq, runs, steps, heads)):
+            yield f"I3: {found.about} of {tenant} ({found.code}): {found.sentence}"
 
 
 def everything_ends(facts: Facts) -> Iterator[str]:
@@ -166,7 +178,9 @@ def _unfounded(run: Row, facts: Facts) -> str | None:
         case RunState.SUCCEEDED | RunState.SUCCEEDED_WITH_WARNINGS:
             return None
         case RunState.TIMED_OUT:
-            return None if any(job.ended_at is None for job in facts.jobs.values() if str(run["run_id"]) in job.accepted.key) else "its jobs had ended"
+            return (
+                None if any(job.ended_at is None for job in facts.jobs.values() if str(run["run_id"]) in job.accepted.key) else "its jobs had ended"
+            )
     return "no fault leads there"
 
 
@@ -270,7 +284,8 @@ def readers_see_the_journal(facts: Facts) -> Iterator[str]:
     for run in facts.tables["runs"]:
         state = newest.get(str(run["run_id"]))
         if state is None or (state["version"], state["state"]) != (run["version"], run["state"]):
-            yield f"I3: readers of run.state see {state and (state['version'], state['state'])} of run {run['run_id']}, it is {(run['version'], run['state'])}"
+            seen = state and (state["version"], state["state"])
+            yield f"I3: readers of run.state see {seen} of run {run['run_id']}, it is {(run['version'], run['state'])}"
 
 
 def lost_wakeups(facts: Facts) -> Iterator[str]:
@@ -315,10 +330,15 @@ def place(record: Arrived) -> str:
     return f"{record.topic}/{record.partition}@{record.offset}"
 
 
-def _moved(kind: str, data: Row) -> str | None:
-    """The state that an entry brings a run into."""
-    if kind == "accepted":
-        return RunState.PENDING if data["pending"] else RunState.RUNNING
-    if kind == "finished":
-        return str(data["outcome"])
-    return {"started": RunState.RUNNING, "reopened": RunState.RUNNING, "cancel": RunState.CANCELLING}.get(kind)
+RULES = (
+    one_run_a_trigger,
+    one_effect_a_round,
+    rows_follow_the_journal,
+    everything_ends,
+    one_at_a_time,
+    nobody_elses,
+    every_offset,
+    all_published,
+    readers_see_the_journal,
+    lost_wakeups,
+)

@@ -36,7 +36,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """A new seed: the same sums of floats as in its last life."""
         self.now, self._timers = START, 0
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
         """Timers of one moment ring in the order in which they were set."""
         self._timers += 1
         return super().call_at(when + self._timers * TICK, callback, *args, context=context)
@@ -52,7 +52,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.outstanding -= 1
             self.certain -= certain
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """A thread's work counts as an answer from outside."""
         waiting = self.awaiting()
         waiting.__enter__()

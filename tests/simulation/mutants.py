@@ -36,7 +36,12 @@ def delete_before_publish(_: str) -> None:
 
 def no_fence(dsn: str) -> None:
     """A commit is taken from whoever sends it, whoever owns the step by then."""
-    _replace(dsn, "commit_step", "v_step.worker is distinct from v_worker or v_step.fence <> (i ->> 'fence')::bigint or v_step.state not in", "v_step.state not in")
+    _replace(
+        dsn,
+        "commit_step",
+        "v_step.worker is distinct from v_worker or v_step.fence <> (i ->> 'fence')::bigint or v_step.state not in",
+        "v_step.state not in",
+    )
     _replace(dsn, "commit_step", "v_step.state not in ('running', 'waiting')", "false")
     _replace(dsn, "hand_over", "and s.worker = x.worker and s.fence = x.fence and s.state = 'running'", "")
 
@@ -44,13 +49,20 @@ def no_fence(dsn: str) -> None:
 def no_dedupe(dsn: str) -> None:
     """A request that was seen before is accepted again."""
     _replace(dsn, "accept_request", "select * into v_seen from inbox where event_key = v_key;", "select * into v_seen from inbox where false;")
-    _replace(dsn, "accept_request", "case when v_head.pending_run is null then 'run' else 'merged' end, p_now);", "case when v_head.pending_run is null then 'run' else 'merged' end, p_now) on conflict do nothing;")  # noqa: E501
+    _replace(
+        dsn,
+        "accept_request",
+        "case when v_head.pending_run is null then 'run' else 'merged' end, p_now);",
+        "case when v_head.pending_run is null then 'run' else 'merged' end, p_now) on conflict do nothing;",
+    )
 
 
 def forget_early_completions(dsn: str) -> None:
     """A completion that comes before its job id is committed is not kept: the wake-up is lost."""
     _replace(dsn, "complete_job", "completed_at = p_now, failed = (i ->> 'failed')::boolean", "completed_at = null, failed = null, run_id = run_id")
-    _replace(dsn, "complete_job", "set completion = i -> 'data', completion_id = (i ->> 'event_id')::uuid", "set completion = null, completion_id = null")
+    _replace(
+        dsn, "complete_job", "set completion = i -> 'data', completion_id = (i ->> 'event_id')::uuid", "set completion = null, completion_id = null"
+    )
 
 
 def acknowledge_first(_: str) -> None:
@@ -89,7 +101,13 @@ def key_of_the_attempt(_: str) -> None:
 
 def anybodys_completion(dsn: str) -> None:
     """Whoever names a job completes it, of whichever tenant."""
-    _replace(dsn, "commit_step", "where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id returning * into v_job;", "where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id; select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' order by completed_at limit 1;")  # noqa: E501
+    _replace(
+        dsn,
+        "commit_step",
+        "where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id returning * into v_job;",
+        "where engine = i ->> 'engine' and job_id = i ->> 'job_id' and tenant_id = v_run.tenant_id; "
+        "select * into v_job from jobs where engine = i ->> 'engine' and job_id = i ->> 'job_id' order by completed_at limit 1;",
+    )
 
 
 @dataclass(frozen=True, slots=True)

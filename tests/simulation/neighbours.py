@@ -55,7 +55,9 @@ class Neighbour:
         point("command.sending")
         await life.reach(f"{command} sending")
         if choices.chance(weather.outage):
-            raise TryAgain(f"{self.name} is down", code=f"{self.name}_down", free=True, waiting_for=self.name, after=timedelta(seconds=choices.number(1, 30)))
+            raise TryAgain(
+                f"{self.name} is down", code=f"{self.name}_down", free=True, waiting_for=self.name, after=timedelta(seconds=choices.number(1, 30))
+            )
         if choices.chance(weather.fails):
             raise TryAgain(f"{self.name} answered 500", code=f"{self.name}_error")
         if choices.chance(weather.refuses):
@@ -211,5 +213,3 @@ class Town:
 
     engine: Engine
     service: Neighbour
-
-

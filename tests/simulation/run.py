@@ -1,8 +1,6 @@
-"""Runs seeds one after the other on one ledger: `python -m tests.simulation.run --seeds 100`; a failing seed prints itself and its story."""
+"""Runs seeds one after the other on one ledger and one event loop; a report with violations tells the seed's story."""
 
-import argparse
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -122,41 +120,3 @@ def run_seeds(dsn: str, seeds: Iterable[int], *, until: float = float("inf"), st
                 break
         runner.run(lines.close())
     return reports
-
-
-def main() -> int:
-    from tests.simulation.server import running_server
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--story", action="store_true")
-    parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
-    with running_server() as server:
-        dsn = server.ledger("one")
-        began = time.monotonic()
-        if options.profile:
-            import cProfile
-            import pstats
-
-            profile = cProfile.Profile()
-            profile.enable()
-        reports = run_seeds(dsn, range(options.first, options.first + options.seeds), stop_at_first=options.story)
-        if options.profile:
-            profile.disable()
-            pstats.Stats(profile).sort_stats("tottime").print_stats(35)
-        seconds = time.monotonic() - began
-    bad = [report for report in reports if report.violations]
-    for report in bad:
-        sys.stdout.write((str(report) if options.story else f"seed {report.seed}: " + "; ".join(v[:400] for v in report.violations[:4])) + "\n")
-    points, crashes, runs = (sum(getattr(report, name) for report in reports) for name in ("points", "crashes", "runs"))
-    sys.stdout.write(
-        f"{len(reports)} seeds in {seconds:.1f} s ({60 * len(reports) / seconds:.0f} a minute), {points} crash points passed, "
-        f"{crashes} crashes, {runs} runs, {len(bad)} seeds with violations\n"
-    )
-    return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from streams import names
 from streams.ledger.groupcommit import Stopped
 from streams.requests import cancel_run, request_run, retry_run
 from tests.simulation.life import LIFE
@@ -34,6 +35,8 @@ class Script:
         self.cancelled: set[UUID] = set()
         self.reopened: set[UUID] = set()
         self._open_calls = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
 
     async def play(self) -> None:
         """The bad time: things are asked for and break."""
@@ -51,8 +54,7 @@ class Script:
             await self._disturb()
         world.say("calm")
         choices.calm = True
-        while self._open_calls:
-            await asyncio.sleep(0.5)
+        await self._answered.wait()
 
     async def _disturb(self) -> None:
         world, choices, weather = self.world, self.world.choices, self.world.weather
@@ -107,8 +109,6 @@ class Script:
         if answer["result"] not in ("run", "pending", "merged", "seen"):
             self.world.violate("I1", f"a good request of {tenant} was answered with {answer}")
             return
-        from streams import names
-
         self.answers.append(Answered(tenant, names.request_event(tenant, key), UUID(str(answer["run_id"]))))
 
     async def _cancel_some(self) -> None:
@@ -131,6 +131,7 @@ class Script:
     async def _call(self, call: Any) -> dict[str, Any]:
         """One call of an operator, by a worker that lives; tried again when that one dies over it."""
         self._open_calls += 1
+        self._answered.clear()
         try:
             while True:
                 await asyncio.sleep(0.2)
@@ -147,11 +148,15 @@ class Script:
                     self.world.violate("API", f"a call raised {error!r}") if not isinstance(error, Stopped) else None
         finally:
             self._open_calls -= 1
+            if not self._open_calls:
+                self._answered.set()
 
 
 async def leap(world: World) -> bool:
     """Move the due logic's clock on to the next due step; whether there was one."""
-    rows = await world.sql("select min(due_at) as due from steps where worker is null and state in ('ready', 'waiting') and due_at > $1", world.clock.now())
+    rows = await world.sql(
+        "select min(due_at) as due from steps where worker is null and state in ('ready', 'waiting') and due_at > $1", world.clock.now()
+    )
     due = rows[0]["due"]
     if due is None:
         return False
@@ -192,7 +197,9 @@ LONGEST = 900
 """Virtual seconds of calm after which whatever is still open is stuck."""
 STILL = 100
 """The same when nothing at all has changed for so long: longer than any hang or freeze that is still to end."""
-_PROGRESS = "select count(*), (select sum(next) from offsets), (select count(*) from outbox), (select count(*) from gaps where state = 'open') from journal"
+_PROGRESS = (
+    "select count(*), (select sum(next) from offsets), (select count(*) from outbox), (select count(*) from gaps where state = 'open') from journal"
+)
 
 
 async def settle(world: World) -> None:

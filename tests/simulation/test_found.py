@@ -44,7 +44,9 @@ class At:
 def waiting(*, deadline: datetime, state: RunState = RunState.RUNNING) -> Leased:
     run = uuid4()
     job = {"tenant_id": "acme", "run_id": str(run), "job_id": "job-1"}
-    return Leased(run, "acme", "training", "train", StepState.WAITING, 1, 1, 0, 1, state, {}, "training.validated", uuid4(), job, None, deadline, None)
+    return Leased(
+        run, "acme", "training", "train", StepState.WAITING, 1, 1, 0, 1, state, {}, "training.validated", uuid4(), job, None, deadline, None
+    )
 
 
 @pytest.fixture
@@ -64,6 +66,8 @@ async def test_a_look_that_never_ends_is_given_up_and_repeated(attempts: Attempt
 
 
 @pytest.mark.parametrize(("state", "final"), [(RunState.RUNNING, RunState.TIMED_OUT), (RunState.CANCELLING, RunState.CANCELLED)])
-async def test_an_engine_that_cannot_be_told_to_cancel_does_not_keep_the_run_from_its_end(attempts: Attempts, state: RunState, final: RunState) -> None:
+async def test_an_engine_that_cannot_be_told_to_cancel_does_not_keep_the_run_from_its_end(
+    attempts: Attempts, state: RunState, final: RunState
+) -> None:
     item = await attempts.one(waiting(deadline=NOW, state=state), train)
     assert (item["outcome"], item["final"]) == ("failed", final)

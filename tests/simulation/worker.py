@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _RENEW = (
-    "update workers set lease_until = clock_timestamp() + make_interval(secs => $2) "
-    "where worker_id = $1 and lease_until > '-infinity' returning 1"
+    "update workers set lease_until = clock_timestamp() + make_interval(secs => $2) where worker_id = $1 and lease_until > '-infinity' returning 1"
 )
 _LEAVE = "update workers set lease_until = '-infinity', stopped_at = clock_timestamp() where worker_id = $1"
 BEAT = 3.0
@@ -44,7 +43,8 @@ class Worker:
 
     async def start(self) -> None:
         """Take the slot over, then work."""
-        while not await self._beat("select join_slot($1, $2, 'simulation', 1, $3)", self.life.worker, self.life.slot, self.world.lease):
+        join = "select join_slot($1, $2, 'simulation', 1, $3)"
+        while not await self._beat(join, self.life.worker, self.life.slot, self.world.lease):  # noqa: ASYNC110  # as a worker waits for its ledger
             await asyncio.sleep(0.5)
         self.ledger.start()
         self.runtime.start()

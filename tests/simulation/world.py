@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -230,13 +231,11 @@ class Errors:
 
     EXPECTED = ("stage crashed", "watcher crashed")
 
-    def __call__(self, logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         life = LIFE.get()
         if life is not None and not life.dead:
             said = {key: value for key, value in event.items() if key not in ("event", "exc_info")}
             life.world.say(f"{life.name} says: {event['event']} {said if said else ''}")
             if event.get("exc_info") and event["event"] not in self.EXPECTED:
-                import sys
-
                 life.world.violate("worker", f"the runtime logged an exception: {event['event']}: {sys.exc_info()[1]!r}")
         raise structlog.DropEvent
