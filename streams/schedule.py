@@ -7,7 +7,7 @@ after Debian's cron): the preview and the tests show it zone by zone.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -69,7 +69,9 @@ def missed(rule: Rule, due: datetime, now: datetime) -> tuple[list[datetime], da
     One that is due just now (nothing in between) fires under every policy. Older ones: `skip` none of them but one that is at most
     a minute late, `latest` the last, `all` every one; none that is older than the catch-up window.
     """
-    times = [due, *(time for time in islice(rule.after(due), MOST_MISSED) if time <= now)] if due <= now else []
+    if due > now:
+        return [], due  # the clock was put back: what fired stays fired
+    times = [due, *takewhile(lambda time: time <= now, islice(rule.after(due), MOST_MISSED))]
     fresh = [time for time in times if time >= now - rule.catch_up]
     if rule.missed == "skip":
         fresh = [time for time in fresh[-1:] if time >= now - timedelta(minutes=1)]

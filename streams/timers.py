@@ -117,4 +117,4 @@ def _settled(row: Any, state: str, reason: str | None, run_id: str | None = None
 
 
 def _key(row: Any) -> Answer:
-    return {"schedule_id": row["schedule_id"], "tenant_id": row["tenant_id"], "due": row["due"].isoformat()}
+    return {"schedule_id": str(row["schedule_id"]), "tenant_id": row["tenant_id"], "due": row["due"].isoformat()}
