@@ -87,7 +87,7 @@ async def connect(dsn: str, *, timeout: float, name: str) -> "asyncpg.Connection
         "jsonb",
         schema="pg_catalog",
         format="binary",
-        encoder=lambda value: b"\x01" + orjson.dumps(value),
+        encoder=lambda value: b"\x01" + orjson.dumps(value, default=str),  # asyncpg's own UUIDs are none for orjson
         decoder=lambda data: orjson.loads(data[1:]),
     )
     return raw
