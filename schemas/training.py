@@ -71,7 +71,11 @@ class TrainingCompleted(Event):
     def failure(self) -> Failure | None:
         if self.status == "completed":
             return None
-        return Failure(f"training_{self.status}", f"the ML Engine ended job {self.job_id} as {self.status}: {self.error or 'no reason given'}", self.status == "failed")
+        return Failure(
+            f"training_{self.status}",
+            f"the ML Engine ended job {self.job_id} as {self.status}: {self.error or 'no reason given'}",
+            self.status == "failed",
+        )
 
 
 class IndexStarted(JobStarted):
