@@ -18,7 +18,7 @@ def main() -> int:
     seeds = fresh_seeds(options.seeds) if options.first is None else list(range(options.first, options.first + options.seeds))
     with running_server() as server:
         result = storm(server, seeds, seconds=options.seconds, mutant=options.mutant)
-    for report in result.bad:
+    for report in result.bad[:10]:
         lines = [f"seed {report.seed}: {violation[:500]}" for violation in report.violations[:6]]
         sys.stdout.write((str(report) if options.story else "\n".join(lines)) + "\n")
     sys.stdout.write(f"{result}\n")

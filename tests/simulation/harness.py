@@ -34,10 +34,12 @@ class Storm:
         return sum((report.places for report in self.reports), Counter())
 
     def __str__(self) -> str:
-        crashes, runs = (sum(getattr(report, name) for report in self.reports) for name in ("crashes", "runs"))
+        crashes = sum(report.crashes for report in self.reports)
+        runs = sum((report.runs for report in self.reports), Counter())
+        ends = ", ".join(f"{count} {state}" for state, count in runs.most_common())
         return (
             f"{len(self.reports)} seeds in {self.seconds:.1f} s ({60 * len(self.reports) / max(self.seconds, 0.001):.0f} a minute), "
-            f"{self.points} crash points passed, {crashes} crashes, {runs} runs, {len(self.bad)} seeds with violations"
+            f"{self.points} crash points passed, {crashes} crashes, {runs.total()} runs ({ends}), {len(self.bad)} seeds with violations"
         )
 
 

@@ -47,6 +47,9 @@ class SimClock:
 class World:
     """Everything of one seed."""
 
+    commands: tuple[str, ...] = ("check", "train", "index", "deploy", "warm")
+    """Stages that send a command, named alike."""
+
     def __init__(self, seed: int, loop: VirtualLoop, lines: Lines, dsn: str, *, harsh: Mapping[str, float] | None = None) -> None:
         self.seed, self.loop, self.lines, self.dsn = seed, loop, lines, dsn
         self.choices = choices = Choices(seed)
@@ -62,8 +65,8 @@ class World:
         self.pipelines = Pipelines(self.pipeline(), self.settings)
         self.clock = SimClock(self)
         self.broker = Broker(self, self.pipelines.topics, PARTITIONS)
-        self.engine, self.service = Engine(self), Neighbour(self, "service")
         self.tenants = [f"t{seed}-{n}" for n in range(choices.number(1, 4))]
+        self.engine, self.service = self.neighbours()
         self.workers: dict[int, Worker] = {}
         self.admin: Any = None
         self._admins_turn = asyncio.Lock()
@@ -79,6 +82,9 @@ class World:
 
     def pipeline(self) -> tuple[Pipeline, ...]:
         return (TOY,)
+
+    def neighbours(self) -> tuple[Engine, Neighbour]:
+        return Engine(self), Neighbour(self, "service")
 
     def services(self, life: Life) -> Any:
         return Town(self.engine, self.service)
