@@ -1,14 +1,15 @@
 """What a neighbour's answer, or its silence, means for a step: the only place that turns HTTP into `TryAgain` and `GiveUp`."""
 
-import asyncio
 import re
+import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Self
 
-import aiohttp
+import httpx
 from pydantic import BaseModel, ValidationError
 
 from streams.clients.breaker import Failed
@@ -53,14 +54,13 @@ class Unanswered(Failed):
     @classmethod
     def by(cls, error: Exception) -> Self:
         """What a transport error was: the transport keeps the true one as the cause."""
-        true = error.__cause__ or error
-        if isinstance(true, aiohttp.ClientConnectorDNSError):
+        if isinstance(error.__cause__, socket.gaierror):
             return cls("dns", "has a host name that does not resolve")
-        if isinstance(true, aiohttp.ClientSSLError):
+        if isinstance(error.__cause__, ssl.SSLError):
             return cls("tls", "has a certificate or TLS set-up that was refused")
-        if isinstance(true, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return cls("connect", "cannot be reached")
-        if isinstance(true, aiohttp.ServerTimeoutError | asyncio.TimeoutError):
+        if isinstance(error, httpx.TimeoutException):
             return cls("timeout", "gave no answer in time")
         return cls("reset", "broke the connection off before its answer was complete")
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 from streams.stage import TryAgain
 
@@ -34,25 +34,15 @@ class Breaker:
         """Whether the neighbour is taken to be down."""
         return self._opened_until is not None
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self) -> Self:
         """Let one send through, or raise a free `TryAgain`. `Failed` counts against the neighbour, no exception for it, others do neither."""
-        self._admit()
-        self._in_flight += 1
-        try:
-            yield
-        except Failed:
-            self.count_failure()
-            raise
-        else:
-            self._succeeded()
-        finally:
-            self._in_flight -= 1
+        return self  # which is the context manager: contextlib costs a generator each time
 
-    def _admit(self) -> None:
+    def __enter__(self) -> None:
         left = (self._opened_until or 0.0) - _now()
         full = self._room is not None and self._in_flight >= self._room
         if left <= 0 and not full:
+            self._in_flight += 1
             return
         wait = max(left, 0.5) * random.uniform(1.0, 1.5)  # spreads those who wait
         raise TryAgain(
@@ -62,6 +52,13 @@ class Breaker:
             free=True,
             waiting_for=self.name,
         )
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._in_flight -= 1
+        if kind is None:
+            self._succeeded()
+        elif issubclass(kind, Failed):
+            self.count_failure()
 
     def count_failure(self) -> None:
         """The neighbour failed once more; also for a call that was cut off at its deadline."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from agents import deploy, index, train, validate, warm
@@ -34,13 +35,14 @@ async def use(request: Any, settings: ReferenceSettings, store: FakeStore, kafka
     objects.files = store.data
     del objects.files["embeddings-training-data", "training-data/acme/latest/part-9.json"]  # an empty file
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(serving(Engine(settings, store, kafka.open, inline).app()))
-        served = await stack.enter_async_context(serving(Inference(settings, store, FakeCache(), inline).app()))
+        engine, served = Engine(settings, store, kafka.open, inline).app(), Inference(settings, store, FakeCache(), inline).app()
+        for each in (engine, served):
+            await stack.enter_async_context(serving(each))
         yield a_house(
             builder=request.param,
             objects=objects,
-            ml_engine=HttpMLEngine(Neighbour("ml_engine", MLEngineSettings(), engine)),
-            inference=HttpInference(Neighbour("inference", InferenceSettings(), served)),
+            ml_engine=HttpMLEngine(Neighbour("ml_engine", MLEngineSettings(), httpx.ASGITransport(engine))),
+            inference=HttpInference(Neighbour("inference", InferenceSettings(), httpx.ASGITransport(served))),
         )
 
 
