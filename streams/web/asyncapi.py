@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from schemas.catalogue import EVENTS, FOREIGN
 from schemas.event import Event
-from streams.records import STATE_TOPIC
 from streams.pipelines import Pipelines
+from streams.records import STATE_TOPIC
 from streams.table import Latest
 from streams.topics import Topic, declared
 from streams.web.parts import Use

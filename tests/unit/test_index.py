@@ -106,7 +106,7 @@ class Child(InlineCpu):
     def __init__(self, end) -> None:
         self.end = end
 
-    async def run(self, function, *args, timeout):  # noqa: ASYNC109  # as the real one
+    async def run(self, function, *args, timeout):  # as the real one
         if isinstance(self.end, Exception):
             raise self.end
         return self.end

@@ -34,7 +34,7 @@ def a_model(folder: Path, items: np.ndarray, users: np.ndarray | None = None, id
     return folder
 
 
-async def built(cpu: ChildProcesses, folder: Path, *, dim: int = 16, target: float = 0.95) -> dict:
+async def built(cpu: ChildProcesses, folder: Path, *, dim: int = 16, target: float = 0.95) -> dict[str, object]:
     return await cpu.run(build, str(folder), dim, 1000, target, FACTS, timeout=100)
 
 
