@@ -14,7 +14,8 @@ from uuid import UUID
 import structlog
 from aiokafka.errors import InvalidTopicError, KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
-from streams import metrics
+from schemas.cloudevents import Record
+from streams import journal, metrics
 from streams.faultpoints import point
 from streams.ledger.connection import Connection, is_outage
 from streams.records import DEAD_TOPIC, STATE_TOPIC, Row, dead_record, event_record, state_record
@@ -97,6 +98,11 @@ class Outbox:
             self._done.clear()
             ids, self._published = self._published, []
             try:
+                if ids and not await self._entries_sent(ids):
+                    self._published += ids
+                    self._done.set()
+                    await asyncio.sleep(0.5)
+                    continue
                 if ids:
                     await self._connection.fetch("delete from outbox where id = any($1)", ids)
                     self._in_hand.difference_update(ids)
@@ -143,9 +149,26 @@ class Outbox:
             sent = await self._send(rows, changed)
             if changed:
                 sent += await self._send_states(await raw.fetch(_STATES, list(changed)), changed)
-            if sent:
+            if sent and await self._entries_sent(sent):
                 await raw.execute("delete from outbox where id = any($1)", sent)
             return len(sent)
+
+    async def _entries_sent(self, ids: Sequence[int]) -> bool:
+        """The journal entries of rows that are about to be taken away go to Kafka too: a ledger that got lost is refilled from there."""
+        found = await journal.records(self._connection, ids)
+        answers = await asyncio.gather(*(self._send_entry(record) for record in found), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, _FOR_GOOD):
+                log.error("journal entries cannot be published: a refilled ledger would miss them", code="unpublishable", error=repr(answer))
+            elif isinstance(answer, KafkaError):
+                self._failed(answer)
+                return False
+            elif isinstance(answer, BaseException):
+                raise answer
+        return True
+
+    async def _send_entry(self, record: Record) -> None:
+        await (await self._producer.send(journal.TOPIC, record.value, record.key, headers=record.headers))
 
     async def _send(self, rows: Sequence[Row], changed: Changed) -> list[int]:
         """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow."""

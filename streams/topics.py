@@ -44,6 +44,7 @@ def declared(settings: KafkaSettings) -> list[Topic]:
         "run.finished": days | {"retention.ms": _ms(LONGER)},
         "dead.letters": days | {"retention.ms": _ms(LONGER)},
         "run.state": compact,
+        "run.journal": days | {"retention.ms": _ms(LONGER)},
         table_changelog(settings.app_id): compact,
     }
     return [Topic(name, settings.partitions, settings.replication, dict(config)) for name, config in named.items()]
