@@ -12,6 +12,8 @@ from uuid import UUID
 from schemas.states import RunState, StepState, may_move
 from streams.folded import CLOSED, Entry, FoldError, Head, Owed, Run, State, Step
 
+REFILLED = "refilled"
+"""The entry that a refilled journal has in place of entries that no topic had (`streams/refill/`)."""
 _ACTIVE = (RunState.RUNNING, RunState.CANCELLING)
 _OPEN = (StepState.READY, StepState.WAITING)
 
@@ -30,7 +32,9 @@ def follow(state: State, entry: Entry) -> None:
     if not isinstance(entry.data, dict):
         raise FoldError(entry, "bad_entry", "its data is no object")
     owed, state.owed = state.owed, None
-    if entry.run_id is not None:
+    if entry.kind == REFILLED:
+        _refilled(state, entry)
+    elif entry.run_id is not None:
         if entry.kind not in _MOVES:
             raise FoldError(entry, "unknown_kind", f"this version does not know entries of the kind {entry.kind}; upgrade it")
         if owed is not None and owed.event is not None and entry.causation != owed.event:
@@ -46,10 +50,23 @@ def _check_place(state: State, entry: Entry) -> None:
         raise FoldError(entry, "foreign_tenant", f"it stands among the entries of {state.tenant_id}")
     if entry.seq <= state.seq:
         raise FoldError(entry, "out_of_order", f"entry {state.seq} came before it")
-    if entry.seq != state.seq + 1:
-        raise FoldError(entry, "gap", f"entries {state.seq + 1} to {entry.seq - 1} are missing")
-    if state.owed and (entry.kind not in state.owed.kinds or entry.run_id != state.owed.run_id):
+    first = entry.number("first") if entry.kind == REFILLED else entry.seq
+    if first != state.seq + 1:
+        raise FoldError(entry, "gap", f"entries {state.seq + 1} to {first - 1} are missing")
+    if state.owed and entry.kind != REFILLED and (entry.kind not in state.owed.kinds or entry.run_id != state.owed.run_id):
         raise FoldError(entry, "entry_missing", f"after entry {state.seq} {' or '.join(sorted(state.owed.kinds))} of run {state.owed.run_id} was due")
+
+
+def _refilled(state: State, entry: Entry) -> None:
+    """It stands for the entries from `first` to itself. Whatever they were: these runs must have ended in them."""
+    for ended in entry.data.get("ended", ()):
+        run = _run(state, entry, UUID(ended["run_id"]))
+        for step in [each for each in state.steps.values() if each.run_id == run.run_id and each.state in _OPEN]:
+            state.steps[step.key] = replace(step, state=StepState.CANCELLED, code=ended["code"], finished_at=entry.at)
+        head = state.heads[run.pipeline]
+        state.heads[run.pipeline] = Head(None if head.active == run.run_id else head.active, None if head.pending == run.run_id else head.pending)
+        outcome = RunState(ended["outcome"])
+        state.runs[run.run_id] = replace(run, state=outcome, code=ended["code"], reason=ended["reason"], finished_at=entry.at, version=entry.seq)
 
 
 def _requested(state: State, entry: Entry, run_id: UUID) -> None:

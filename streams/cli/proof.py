@@ -9,6 +9,8 @@ import typer
 
 from streams.cli import out
 from streams.cli.frame import FAILED, NOT_THERE, USAGE, CliError, Json, run, settings
+from streams.cli.long import open_ledger
+from streams.cli.refill import refill
 
 if TYPE_CHECKING:
     import asyncpg
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from streams.proof.verify import Verified
     from streams.settings import Settings
 
-LONG = 3600.0
-"""Seconds one statement may take here."""
 SHOWN = 50
 """Differences that people are shown; --json has more."""
 
@@ -30,13 +30,20 @@ def rebuild(
     check: Annotated[bool, typer.Option("--check", help="Only fold and compare; nothing is written.")] = False,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
     online: Annotated[bool, typer.Option("--online", help="Also while workers run: what they have in hand is refused and done again.")] = False,
+    from_topics: Annotated[bool, typer.Option("--from-topics", help="The ledger was lost: fill an empty one with what Kafka knows.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="The ledger was restored from a backup: add what Kafka knows beyond it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write runs, steps and pipeline heads anew from the journal, or compare them with it.
+    """Write runs, steps and pipeline heads anew from the journal, or compare them with it; or get a lost ledger back from Kafka.
 
     Example: tidemill rebuild --check
     """
     found = settings()
+    if check + from_topics + adopt > 1 or ((from_topics or adopt) and (online or tenant)):
+        raise CliError("wrong_usage", "--check, --from-topics and --adopt exclude each other; the last two are about the whole ledger", USAGE)
+    if from_topics or adopt:
+        refill(found, adopt=adopt, yes=yes or as_json, as_json=as_json)
     if check:
         if online:
             raise CliError("wrong_usage", "--check writes nothing, so --online says nothing with it", USAGE)
@@ -82,14 +89,14 @@ def prove(
 async def _check(settings: "Settings", tenant: str | None) -> "Checked":
     from streams.proof.check import check
 
-    async with _ledger(settings) as raw:
+    async with open_ledger(settings) as raw:
         return await check(raw, await _known(raw, tenant))
 
 
 async def _rebuild(settings: "Settings", tenant: str | None, online: bool) -> "list[Rebuilt]":
     from streams.proof.rebuild import ALIVE, rebuild
 
-    async with _ledger(settings) as raw:
+    async with open_ledger(settings) as raw:
         alive = await raw.fetchval(ALIVE)
         if alive and not online:
             raise CliError(
@@ -101,7 +108,7 @@ async def _rebuild(settings: "Settings", tenant: str | None, online: bool) -> "l
 async def _verify(settings: "Settings") -> "Verified":
     from streams.proof.verify import ViewAway, open_view, verify
 
-    async with _ledger(settings) as snapshot, _ledger(settings) as now, open_view(settings) as view:
+    async with open_ledger(settings) as snapshot, open_ledger(settings) as now, open_view(settings) as view:
         try:
             return await verify(snapshot, now, view)
         except ViewAway as away:
@@ -139,8 +146,8 @@ async def _prover(settings: "Settings") -> AsyncIterator[Any]:
     from streams.proof.prove import Prover
 
     async with (
-        _ledger(settings) as snapshot,
-        _ledger(settings) as now,
+        open_ledger(settings) as snapshot,
+        open_ledger(settings) as now,
         open_neighbours(settings) as neighbours,
         snapshot.transaction(isolation="repeatable_read", readonly=True),
     ):
@@ -151,27 +158,6 @@ async def _prover(settings: "Settings") -> AsyncIterator[Any]:
         except KafkaError as error:
             sentence = f"Kafka at {settings.kafka.bootstrap} cannot be read ({type(error).__name__}: {error}); is `tidemill up` running?"
             raise CliError("kafka_away", sentence, NOT_THERE) from None
-
-
-@asynccontextmanager
-async def _ledger(settings: "Settings") -> "AsyncIterator[asyncpg.Connection[Any]]":
-    """A connection for statements that take their time; an absent ledger ends the command with status 3."""
-    from streams.cli.trouble import of_ledger
-    from streams.ledger.connection import connect
-
-    raw = None
-    try:
-        raw = await connect(settings.ledger.dsn.get_secret_value(), timeout=LONG, name="tidemill-proof")
-        yield raw
-    except CliError:
-        raise
-    except Exception as error:
-        if trouble := of_ledger(error, settings):
-            raise trouble from None
-        raise
-    finally:
-        if raw is not None:
-            await raw.close()
 
 
 async def _known(raw: "asyncpg.Connection[Any]", tenant: str | None) -> str | None:

@@ -92,7 +92,9 @@ class Ledger:
     async def known(self, event_ids: Sequence[UUID]) -> set[UUID]:
         """Which of these event ids the runtime itself put on Kafka."""
         rows = await self.calls.fetch(
-            "select event_id from journal where event_id = any($1) union select id from dead_letters where id = any($1)", list(event_ids)
+            "select event_id from journal where event_id = any($1) union select id from dead_letters where id = any($1) "
+            "union select (data ->> 'undone')::uuid from journal where kind = 'refilled' and (data ->> 'undone')::uuid = any($1)",
+            list(event_ids),
         )
         return {row[0] for row in rows}
 

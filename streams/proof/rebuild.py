@@ -107,6 +107,7 @@ def _step(step: Step, now: datetime, fence: int) -> Data:
 
 
 async def insert(raw: "asyncpg.Connection[Any]", table: str, rows: list[Data]) -> None:
+    names = ", ".join(rows[0]) if rows else ""  # other columns get their defaults
     for first in range(0, len(rows), 500):
         plain = orjson.loads(orjson.dumps(rows[first : first + 500], default=str))  # the driver's UUIDs are none that JSON knows
-        await raw.execute(f"insert into {table} select * from jsonb_populate_recordset(null::{table}, $1)", plain)
+        await raw.execute(f"insert into {table} ({names}) select {names} from jsonb_populate_recordset(null::{table}, $1)", plain)

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -48,6 +48,20 @@ def partition_of(tenant_id: str, partitions: int) -> int:
 async def read(settings: KafkaSettings, topics: Sequence[str], partition: int, since: datetime | None = None) -> Published:
     """All of these topics' records of one partition, from `since` or the log's start, to the ends of this moment."""
     published = Published()
+    await scan(settings, topics, partition, lambda record: published.take(record.topic, record.headers), since=since)
+    return published
+
+
+async def scan(
+    settings: KafkaSettings,
+    topics: Sequence[str],
+    partition: int,
+    take: Callable[[ConsumerRecord], None],
+    *,
+    since: datetime | None = None,
+    last: int | None = None,
+) -> dict[str, tuple[int, int]]:
+    """Hand over one partition's records, all or those from `since` or only the `last` so many; gives each topic's offsets [log's start, end)."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap,
         enable_auto_commit=False,
@@ -60,13 +74,13 @@ async def read(settings: KafkaSettings, topics: Sequence[str], partition: int, s
         there = await consumer.topics()  # asking after the offsets of one that is missing would only time out
         places = [TopicPartition(topic, partition) for topic in topics if topic in there]
         consumer.assign(places)
-        ends = await consumer.end_offsets(places)
+        firsts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
         for place, start in (await _starts(consumer, places, since)).items():
-            consumer.seek(place, min(start, ends[place]))
-        await _read_on(consumer, ends, published)
+            consumer.seek(place, min(start if last is None else max(start, ends[place] - last), ends[place]))
+        await _read_on(consumer, ends, take)
     finally:
         await consumer.stop()
-    return published
+    return {place.topic: (firsts[place], ends[place]) for place in places}
 
 
 async def _starts(consumer: AIOKafkaConsumer, places: list[TopicPartition], since: datetime | None) -> dict[TopicPartition, int]:
@@ -77,7 +91,7 @@ async def _starts(consumer: AIOKafkaConsumer, places: list[TopicPartition], sinc
     return {place: found[place].offset if found.get(place) else ends[place] for place in places}
 
 
-async def _read_on(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], published: Published) -> None:
+async def _read_on(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], take: Callable[[ConsumerRecord], None]) -> None:
     """A position moves over control records too, so it is what says that the end is reached."""
     loop = asyncio.get_running_loop()
     heard = loop.time()
@@ -86,7 +100,7 @@ async def _read_on(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], 
         for place, records in batches.items():
             for record in records:
                 if record.offset < ends[place]:
-                    published.take(place.topic, record.headers)
+                    take(record)
         if batches:
             heard = loop.time()
         elif loop.time() - heard > PATIENCE:
