@@ -19,7 +19,7 @@ def add_probes(app: faust.App, membership: Membership, runtime: "Running") -> No
 
     @app.page("/readyz")
     async def readyz(view: View, request: Request) -> Response:
-        troubles = trouble(membership, runtime())
+        troubles = runtime.held_back() or trouble(membership, runtime())
         return view.json({"status": "not ready" if troubles else "ready", **troubles}, status=503 if troubles else 200)
 
     @app.page("/metrics")
@@ -35,6 +35,11 @@ class Running:
 
     def __call__(self) -> Runtime | None:
         return getattr(self._app, "runtime", None)
+
+    def held_back(self) -> dict[str, str]:
+        """Why the runtime is not opened yet, when the ledger is behind Kafka."""
+        reconciler = getattr(self._app, "reconciler", None)
+        return {"reconciling": reconciler.sentence} if reconciler and reconciler.sentence else {}
 
 
 def trouble(membership: Membership, runtime: Runtime | None) -> dict[str, str]:

@@ -146,6 +146,7 @@ SENTENCES = {
     "unknown_tenant": "there is no tenant {tenant}; add it with `tidemill tenants add {tenant}`",
     "tenant_suspended": "tenant {tenant} is suspended; `tidemill tenants resume {tenant}` lets it train again",
     "tenant_deleted": "tenant {tenant} was deleted",
+    "reconciling": "the ledger was lost or set back; nothing is accepted until `tidemill rebuild --from-topics`, or --adopt after a restore",
     "key_reused": "the key {key} asked for run {run} before, with another body; take another key for another request",
     "unknown_run": "there is no run {run}; `tidemill runs` lists what there is",
     "unknown_stage": "the pipeline has no stage {stage}; its stages are: {stages}",

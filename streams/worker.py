@@ -23,6 +23,7 @@ from streams.membership import Membership, SlotTaken
 from streams.pipelines import Pipelines
 from streams.probes import Running, add_probes
 from streams.quality import LedgerQuality
+from streams.reconcile import Reconciler
 from streams.runtime import Runtime
 from streams.settings import Settings, load
 from streams.transport import add_agents, make_app
@@ -41,16 +42,21 @@ class WorkerApp(faust.App):
     membership: Membership
     clock: Clock
     runtime: Runtime
+    reconciler: Reconciler
     _stack: AsyncExitStack
 
     async def on_start(self) -> None:
         await super().on_start()
         settings = self.pipelines.settings
+        if settings.runtime.pages_port is not None:
+            await self.web.maybe_start()  # Faust would serve them only when all is up, and it is before that that one asks why it is not
         try:
             cluster = await wait_for_cluster(settings.kafka)
         except TopicsWrong as wrong:
             log.error(str(wrong), code="topics_wrong")
             raise SystemExit(3) from wrong
+        self.reconciler = Reconciler(settings, self.pipelines.topics)
+        await self.reconciler.run()
         self._stack = stack = AsyncExitStack()
         producer = await stack.enter_async_context(open_producer(settings.kafka))
         ledger = Ledger(settings.ledger, self.clock)

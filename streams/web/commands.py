@@ -89,7 +89,7 @@ def answer(said: Answer) -> JSONResponse:
     """What the ledger said, as HTTP says it."""
     if said["result"] != "refused":
         return JSONResponse(said, status_code=202)
-    status = 404 if said["code"] in _NOT_FOUND else 409 if said["code"] in _CONFLICT else 422
+    status = 404 if said["code"] in _NOT_FOUND else 409 if said["code"] in _CONFLICT else 503 if said["code"] == "reconciling" else 422
     fields = [{"field": name, "message": message} for name, message in said.get("fields", {}).items()]
     return problem(status, said["code"], said["sentence"], **({"fields": fields} if fields else {}))
 

@@ -9,6 +9,7 @@ declare
     v_run_id uuid := (i ->> 'run_id')::uuid; v_data jsonb := i -> 'data'; v_out jsonb := '[]'; v_worker uuid := (i ->> 'worker')::uuid;
     v_body bytea := decode(i ->> 'body', 'hex'); v_seen inbox; v_head pipeline_heads; v_run runs; v_step steps; v_seq bigint; v_status text; v_value jsonb;
 begin
+    if (i ->> 'publish')::boolean and exists (select 1 from reconciling) then return jsonb_build_object('result', 'refused', 'code', 'reconciling'); end if;
     if not lock_tenant(v_tenant) then
         if not coalesce((i ->> 'create')::boolean, false) then return jsonb_build_object('result', 'refused', 'code', 'unknown_tenant'); end if;
         insert into tenants (tenant_id) values (v_tenant) on conflict do nothing;
