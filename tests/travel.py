@@ -13,8 +13,10 @@ import asyncpg
 
 from streams.clock import Clock
 from streams.items import Arrived
+from streams.ledger.connection import connect
 from streams.ledger.ledger import Ledger
 from streams.pipelines import Pipelines
+from streams.proof.check import check
 from streams.runtime import Runtime, running
 from streams.settings import LedgerSettings, RuntimeSettings, Settings
 from streams.stage import Pipeline
@@ -143,8 +145,8 @@ class AheadClock(Clock):
 
 
 @asynccontextmanager
-async def travelling(travel: Travel) -> AsyncIterator[Travel]:
-    """The worker at work; drained and stopped at the end."""
+async def travelling(travel: Travel, *, folds: bool = True) -> AsyncIterator[Travel]:
+    """The worker at work; drained and stopped at the end, when the rows must be what the journal folds to. `folds=False`: the test forges rows."""
     await register(travel.dsn, travel.lease.worker)
     travel.ledger.start()
     travel.road.readers.append(travel.read)
@@ -154,6 +156,12 @@ async def travelling(travel: Travel) -> AsyncIterator[Travel]:
             travel.road.readers.remove(travel.read)
     finally:
         await travel.ledger.stop()
+    if folds:
+        raw = await connect(travel.dsn, timeout=30, name="test")
+        try:
+            assert (await check(raw)).differences == []
+        finally:
+            await raw.close()
 
 
 async def register(dsn: str, worker: UUID) -> None:
