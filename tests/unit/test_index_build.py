@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def a_model(folder: Path, items: np.ndarray, users: np.ndarray | None = None, id
     return folder
 
 
-async def built(cpu: ChildProcesses, folder: Path, *, dim: int = 16, target: float = 0.95) -> dict[str, object]:
+async def built(cpu: ChildProcesses, folder: Path, *, dim: int = 16, target: float = 0.95) -> dict[str, Any]:
     return await cpu.run(build, str(folder), dim, 1000, target, FACTS, timeout=100)
 
 

@@ -137,7 +137,7 @@ async def test_a_defect_shows_no_traceback(world: World, web: httpx.AsyncClient)
 
 
 async def test_every_stage_of_a_pipeline_is_described(web: httpx.AsyncClient) -> None:
-    (training,) = (await web.get("/api/v1/pipelines")).json()
+    training, _quality = (await web.get("/api/v1/pipelines")).json()
     assert [stage["name"] for stage in training["stages"]] == ["validate", "train", "index", "deploy", "warm"]
     assert all(stage["doc"] for stage in training["stages"])
 
