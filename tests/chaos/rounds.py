@@ -40,8 +40,11 @@ class Row:
 class Round:
     """Plays rounds on a scene; remembers which violations were seen before, so that each is counted once."""
 
-    def __init__(self, scene: Scene, publisher: Publisher, gatherer: Gatherer, *, patience: float = 120) -> None:
+    def __init__(
+        self, scene: Scene, publisher: Publisher, gatherer: Gatherer, background: "Sequence[asyncio.Task[None]]", *, patience: float = 120
+    ) -> None:
         self.scene, self.publisher, self.gatherer, self.patience = scene, publisher, gatherer, patience
+        self._background = background
         self.rows: dict[str, Row] = {}
         self.seen: set[Violation] = set()
         self.fresh: list[Violation] = []
@@ -60,6 +63,8 @@ class Round:
 
     async def _play(self, name: str, faults: Sequence[str], pause: tuple[float, float]) -> Row:
         row = self.rows.setdefault(name, Row(name))
+        for task in self._background:  # without load and watch a round would prove nothing
+            assert not task.done(), f"{task} ended: {task.exception()!r}"
         self.scene.watch.quiet = 0.0
         self.publisher.go()
         wrong = await self._inject(faults, pause, row)

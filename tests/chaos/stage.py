@@ -41,13 +41,14 @@ async def staged(
         watch = Watch(town.addresses.postgres)
         stack.push_async_callback(watch.close)
         publisher = Publisher(town.addresses.kafka, names, rate, seed)
-        for task in (asyncio.create_task(watch.run()), asyncio.create_task(publisher.run())):
+        tasks = (asyncio.create_task(watch.run()), asyncio.create_task(publisher.run()))
+        for task in tasks:
             stack.push_async_callback(_ended, task)
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
         scene = Scene(town, watch, random.Random(seed), http)
         cluster = await wait_for_cluster(KafkaSettings(bootstrap=town.addresses.kafka))
         read = frozenset(Pipelines.load(Settings()).topics)
-        yield Round(scene, publisher, Gatherer(town.addresses, cluster=cluster, read=read, engine_index=True))
+        yield Round(scene, publisher, Gatherer(town.addresses, cluster=cluster, read=read, engine_index=True), tasks)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

@@ -43,7 +43,7 @@ class Watch:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await asyncpg.connect(self.dsn, timeout=3, command_timeout=5)
                 return list(await self._connection.fetch(query, *args))
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except Exception:  # a connection that is shot down in mid-answer fails in ways the driver never meant to show
                 if self._connection is not None:
                     self._connection.terminate()
                 self._connection = None
