@@ -1,4 +1,4 @@
-"""Nothing lost, nothing doubled: seeds that found something once, and a minute of seeds that nobody has seen."""
+"""Nothing lost, nothing doubled: seeds that found something once, and a minute of others."""
 
 import os
 
@@ -25,9 +25,13 @@ def test_seeds_that_failed_once_lose_and_double_nothing(server: Server) -> None:
     assert len(result.reports) == len(PERMANENT)
 
 
-def test_fresh_seeds_lose_and_double_nothing(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fresh ones each time, printed; `python -m tests.simulation --first SEED --seeds 1 --story` tells what happened in one."""
-    result = storm(server, fresh_seeds(10_000), seconds=SECONDS)
+def test_a_minute_of_seeds_loses_and_doubles_nothing(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fresh ones each time, printed; `python -m tests.simulation --first SEED --seeds 1 --story` tells what happened in one.
+
+    In CI always the same, so that a change is judged by what it changed and not by the dice.
+    """
+    seeds = list(range(10_000, 20_000)) if "CI" in os.environ else fresh_seeds(10_000)
+    result = storm(server, seeds, seconds=SECONDS)
     with capsys.disabled():
         print(f"\n{result}; seeds {[report.seed for report in result.reports[:3]]}…")  # noqa: T201  # a minute of work in one line
     assert not result.bad, told(result)
