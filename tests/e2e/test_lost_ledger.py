@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -165,15 +167,16 @@ async def test_a_lost_ledger_comes_back_from_the_topics_and_open_runs_go_on(hous
     await house.worker.start()
     sentence = await house.held_back()
     assert "tidemill rebuild --from-topics" in sentence
-    assert "journal entries of 3 tenants" in sentence
+    assert re.search(r"at least \d+ journal entries of \d+ tenants .* \(\d+ offsets behind\)", sentence)
     status, said = await house.tidemill("trigger", "done-b")
     assert (status, said.startswith("reconciling: ")) == (1, True)
 
     status, said = await house.tidemill("rebuild", "--from-topics", "--json")
     assert status == 0, said
-    assert {each["tenant_id"]: each["missing"] for each in said["tenants"]} == {"done-a": [], "done-b": [], "waits": []}
+    mine = {"done-a": [], "done-b": [], "waits": []}
+    assert {each["tenant_id"]: each["missing"] for each in said["tenants"] if each["tenant_id"] in mine} == mine
     back = await house.rows("select tenant_id, seq, kind, event_id, at from journal where kind <> 'refilled' order by tenant_id, seq")
-    assert back[: len(entries)] == entries or set(entries) <= set(back)
+    assert set(entries) <= set(back)
     after = await house.rows("select run_id, state, requested_at, causes from runs where finished_at is not null order by run_id")
     assert set(before) <= set(after)
 
@@ -211,6 +214,10 @@ async def test_a_ledger_restored_from_an_old_backup_adopts_what_happened_since(h
 
     await house.worker.start()
     assert "tidemill rebuild --adopt" in await house.held_back()
+    house.worker.send(signal.SIGTERM)
+    assert await house.worker.ended(15) == 0  # held back is no reason not to stop when told to
+    await house.worker.start()
+    await house.held_back()
     status, said = await house.tidemill("rebuild", "--from-topics", "--yes")
     assert (status, said.startswith("ledger_not_empty: ")) == (1, True)
     effects = await house.effects("early")
