@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -40,7 +41,7 @@ SETTINGS = {
 
 
 class LocalSeaweedFS(ServerProcess):
-    """Ready when its S3 gateway says it is healthy."""
+    """Ready when its S3 gateway says it is healthy and the buckets are there."""
 
     stop_signal = signal.SIGINT
 
@@ -71,6 +72,8 @@ class LocalSeaweedFS(ServerProcess):
 
     async def until_ready(self) -> None:
         await until(lambda: answers(f"{self.endpoint}/healthz"))
+        for bucket in self.buckets:  # they are made after the gateway calls itself healthy
+            await until(partial(answers, f"http://{HOST}:{self.ports[Port.FILER]}/buckets/{bucket}/"))
 
 
 def binary() -> Path:

@@ -25,7 +25,7 @@ def neighbours() -> Neighbours:
 
 @pytest.fixture
 async def travel(ledger_dsn: str, neighbours: Neighbours) -> AsyncIterator[Travel]:
-    async with travelling(Travel(ledger_dsn, (TOY,), neighbours)) as travel:
+    async with travelling(Travel(ledger_dsn, (TOY,), neighbours), folds=False) as travel:
         yield travel
 
 
