@@ -173,7 +173,7 @@ async def test_a_lost_ledger_comes_back_from_the_topics_and_open_runs_go_on(hous
 
     status, said = await house.tidemill("rebuild", "--from-topics", "--json")
     assert status == 0, said
-    mine = {"done-a": [], "done-b": [], "waits": []}
+    mine: dict[str, Any] = {"done-a": [], "done-b": [], "waits": []}
     assert {each["tenant_id"]: each["missing"] for each in said["tenants"] if each["tenant_id"] in mine} == mine
     back = await house.rows("select tenant_id, seq, kind, event_id, at from journal where kind <> 'refilled' order by tenant_id, seq")
     assert set(entries) <= set(back)
