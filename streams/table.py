@@ -3,6 +3,7 @@
 With a table present Faust takes another assignor, and the transport's validated settings would no longer hold (DECISIONS 3).
 """
 
+import asyncio
 import socket
 from typing import Annotated, Any, cast
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import faust
 import orjson
 import structlog
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from faust.tables.manager import TableManager
 from faust.types import TP
@@ -17,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.states import RunState
 from schemas.tenant import TenantId, is_tenant_id
+from streams.items import Arrived
 from streams.records import STATE_TOPIC
 from streams.settings import Settings
-from streams.transport import make_app
+from streams.transport import add_agents, make_app
 
 log = structlog.get_logger(__name__)
 
@@ -84,32 +87,54 @@ def make_view_app(settings: Settings, app_class: type[faust.App] = faust.App) ->
     return app
 
 
+class DeliveredTable(faust.Table):
+    """A table that says when the changelog has its latest change.
+
+    Faust commits the offset of what changed the table after 0.1 s, delivered or not: a process killed then would never see the change again.
+    """
+
+    latest: "asyncio.Future[Any]"
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:
+        self.latest = super().send_changelog(*args, **kwargs)
+        return self.latest
+
+
 class TenantTable:
     """The table and its one agent. Writing happens in the agent alone; reading anywhere in the process."""
 
     def __init__(self, app: faust.App, partitions: int) -> None:
         self._app, self._partitions = app, list(range(partitions))
         self._partition_of = DefaultPartitioner()
-        self.table = app.Table("tenants", key_type=str, value_type=None, partitions=partitions, help="Where is each tenant's latest run?")
-        app.agent(app.topic(STATE_TOPIC, key_type=bytes, value_type=bytes), name="table.tenants", concurrency=1)(self._keep)
+        question = "Where is each tenant's latest run?"
+        self.table = DeliveredTable(app, name="tenants", key_type=str, value_type=None, partitions=partitions, beacon=app.tables.beacon, help=question)
+        app.tables.add(self.table)
+        add_agents(app, [STATE_TOPIC], self.keep, named="table")
 
-    async def _keep(self, stream: Any) -> None:
-        """Fold each run's newest state into its tenant's entry."""
-        async for event in stream.events():
-            self._take(event.message)
-
-    def _take(self, message: Any) -> None:
+    async def keep(self, record: Arrived) -> None:
+        """Fold a run's newest state into its tenant's entry; returning is the acknowledgement."""
         try:
-            tenant, state = read(message.key, message.value)
+            tenant, state = read(record.key, record.value)
             states = fold(self.table.get(tenant), state)
-            if states is not None:
-                self.table[tenant] = states
+            while states is not None and not await self._set(tenant, states):
+                states = self.table[tenant]  # by now it may be a newer one
         except Unusable as reason:
             log.warning(
-                "a record on run.state is skipped", code="unusable_state", reason=str(reason), partition=message.partition, offset=message.offset
+                "a record on run.state is skipped", code="unusable_state", reason=str(reason), partition=record.partition, offset=record.offset
             )
-        except Exception:  # an exception that leaves an agent ends it, and the view would stand still
-            log.exception("a record on run.state could not be kept", partition=message.partition, offset=message.offset)
+        except Exception:  # an exception that leaves here ends the process, for one record of a mere view
+            log.exception("a record on run.state could not be kept", partition=record.partition, offset=record.offset)
+
+    async def _set(self, tenant: str, states: States) -> bool:
+        """Set the entry; whether the changelog has it."""
+        self.table[tenant] = states
+        try:
+            await self.table.latest
+        except KafkaError as error:
+            log.warning("the table's changelog does not take a change; it is sent again", tenant=tenant, error=repr(error))
+            await asyncio.sleep(1)
+            return False
+        return True
 
     @property
     def recovered(self) -> bool:

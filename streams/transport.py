@@ -58,10 +58,10 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
     )
 
 
-def add_agents(app: faust.App, topics: list[str], take: Take) -> None:
+def add_agents(app: faust.App, topics: list[str], take: Take, *, named: str = "inbox") -> None:
     """One agent for each topic, named after it."""
     for topic in topics:
-        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"inbox.{topic}", concurrency=1)(_reader(take))
+        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"{named}.{topic}", concurrency=1)(_reader(take))
 
 
 def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:

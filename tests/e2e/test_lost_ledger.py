@@ -161,6 +161,7 @@ async def test_a_lost_ledger_comes_back_from_the_topics_and_open_runs_go_on(hous
     await house.over("done-a", 2)
     before = await house.rows("select run_id, state, requested_at, causes from runs where finished_at is not null order by run_id")
     entries = await house.rows("select tenant_id, seq, kind, event_id, at from journal where kind <> 'refilled' order by tenant_id, seq")
+    await house.until("select 1 where not exists (select 1 from outbox)")  # what Kafka was not told yet is gone with the ledger
     await house.worker.kill()
     await house.lose()
 
