@@ -87,7 +87,7 @@ def make_view_app(settings: Settings, app_class: type[faust.App] = faust.App) ->
     return app
 
 
-class DeliveredTable(faust.Table):
+class DeliveredTable(faust.Table[str, States]):
     """A table that says when the changelog has its latest change.
 
     Faust commits the offset of what changed the table after 0.1 s, delivered or not: a process killed then would never see the change again.
@@ -106,8 +106,8 @@ class TenantTable:
     def __init__(self, app: faust.App, partitions: int) -> None:
         self._app, self._partitions = app, list(range(partitions))
         self._partition_of = DefaultPartitioner()
-        question = "Where is each tenant's latest run?"
-        self.table = DeliveredTable(app, name="tenants", key_type=str, value_type=None, partitions=partitions, beacon=app.tables.beacon, help=question)
+        about = "Where is each tenant's latest run?"
+        self.table = DeliveredTable(app, name="tenants", key_type=str, value_type=None, partitions=partitions, beacon=app.tables.beacon, help=about)
         app.tables.add(self.table)
         add_agents(app, [STATE_TOPIC], self.keep, named="table")
 
