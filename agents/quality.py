@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from agents.incidents import change
 from agents.sentences import message, title
 from expectations import baseline, decide
-from expectations.findings import Case, Finding, conclude, prepare, questions, to_learn
+from expectations.findings import Case, conclude, prepare, questions, to_learn
 from expectations.judge import judge
 from expectations.limits import Limits, read_own
 from expectations.profile import Due, is_clean, to_count_on
@@ -14,7 +15,7 @@ from expectations.profile import measure as profile
 from expectations.suites import SUITES
 from expectations.warehouse import Warehouse
 from schemas.quality import DqDecided, DqEvaluated, DqTick
-from streams.clients.quality import Change, IncidentState, TenantStanding, incident_id
+from streams.clients.quality import Change, IncidentState, TenantStanding
 from streams.cpu import ChildDied, ChildFailed
 from streams.services import Services
 from streams.settings import QualitySettings, Settings
@@ -49,7 +50,19 @@ async def alert(event: DqEvaluated, use: Services) -> DqDecided:
     policy = policy_of(use.settings.quality)
 
     def decided(incidents: Mapping[str, IncidentState], now: datetime) -> Sequence[Change]:
-        return [_change(event, finding, incidents.get(finding["check"]), now, policy) for finding in event.checks]
+        return [
+            change(
+                event.tenant_id,
+                finding,
+                incidents.get(finding["check"]),
+                now,
+                policy,
+                begun_by=event.run_id,
+                title=title,
+                message=message,
+            )
+            for finding in event.checks
+        ]
 
     recorded = await use.quality.record(event, decided)
     let_through = None
@@ -118,28 +131,3 @@ def _evaluated(event: DqTick, standing: TenantStanding, case: Case, failed: Mapp
         whole_at = now.isoformat() if measured.whole else standing.profile["count_on"]["whole_at"]
         left["count_on"] = to_count_on(measured) | {"whole_at": whole_at}
     return event.then(DqEvaluated, verdict=verdict, checks=findings, at=now, profile=left)
-
-
-def _change(event: DqEvaluated, finding: Finding, before: IncidentState | None, now: datetime, policy: decide.Policy) -> Change:
-    """The decision table's answer for one check, as the ledger takes it."""
-    known = None if before is None else decide.Incident(before.open, before.severity, before.told_at, before.resolved_at, before.calm, before.flaps)
-    decision = decide.decide(finding, known, now, policy)
-    after = decide.follow(known, decision, now)
-    kind = decide.TOLD.get(decision.action)
-    state = None
-    if after is not None and after != known:
-        same = before.id if before is not None and decision.action is not decide.Action.OPEN else None
-        incident = same or incident_id(event.tenant_id, finding["check"], event.run_id)
-        state = IncidentState(incident, after.open, after.severity, after.told_at, after.resolved_at, after.calm, after.flaps)
-    return Change(
-        check=finding["check"],
-        action=decision.action,
-        reason=decision.reason,
-        severity=decision.severity,
-        title=title(finding, kind) if kind else "",
-        message=message(event.tenant_id, finding, kind) if kind else "",
-        details=dict(finding) if kind else {},
-        kind=kind,
-        after=state,
-        listed=not decision.quiet,
-    )

@@ -3,17 +3,17 @@
 The stages of the quality pipeline and the gate before training come through here; so do CLI, API and pages.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import structlog
 
-from schemas.context import NAMESPACE
 from schemas.quality import DqEvaluated
-from streams.clients.quality import Change, Decide, IncidentState, LastVerdict, Recorded, TenantStanding
+from streams.clients.quality import Decide, LastVerdict, Recorded, TenantStanding
+from streams.incidents import carry_out, known
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.queries import queries
@@ -48,8 +48,8 @@ class LedgerQuality:
             await raw.fetchval("select lock_tenant($1)", event.tenant_id)
             if (decided := await raw.fetchval(_sql("recorded"), event.run_id)) is not None:
                 return Recorded(**decided)
-            changes = decide(_incidents(await raw.fetch(_sql("incidents"), event.tenant_id)), now)
-            decisions = [await _carry_out(raw, event, change, now) for change in changes]
+            changes = decide(known(await raw.fetch(_sql("incidents"), event.tenant_id)), now)
+            decisions = [await carry_out(raw, event.tenant_id, event.run_id, change, now) for change in changes]
             recorded = Recorded([each for each in decisions if each], sum(not change.listed for change in changes))
             await _keep(raw, event, recorded, now)
         await wake(self._ledger)
@@ -143,32 +143,6 @@ async def tenant_settings(connection: Connection, tenant_id: str) -> dict[str, A
     return dict(await connection.value("select settings from tenants where tenant_id = $1", tenant_id) or {})
 
 
-async def _carry_out(raw: Any, event: DqEvaluated, change: Change, now: datetime) -> dict[str, Any] | None:
-    """Write what changes about one check's incident; gives the decision as it is listed."""
-    if change.after is not None:
-        after = change.after
-        values = (after.id, event.tenant_id, change.check, after.open, after.severity, change.title, change.details, now, after.calm, after.flaps)
-        await raw.execute(_sql("put_incident"), *values)
-        if change.kind is not None:
-            number = 1 + await raw.fetchval(_sql("transitions"), after.id)
-            item = {
-                "incident": str(after.id),  # asyncpg's UUIDs are none that orjson knows
-                "tenant": event.tenant_id,
-                "kind": change.kind,
-                "severity": after.severity,
-                "title": change.title,
-                "message": change.message,
-                "details": change.details,
-                "event_id": str(uuid5(NAMESPACE, f"alert\n{after.id}\n{number}")),
-                "run_id": str(event.run_id),
-            }
-            await raw.fetchval("select incident_changed($1, $2)", item, now)
-    if not change.listed:
-        return None
-    listed = {"check": change.check, "action": change.action, "reason": change.reason, "severity": change.severity}
-    return {name: value for name, value in listed.items() if value is not None} | ({"incident": str(change.after.id)} if change.after else {})
-
-
 async def _keep(raw: Any, event: DqEvaluated, recorded: Recorded, now: datetime) -> None:
     at = event.at or now
     decided = asdict(recorded)
@@ -181,15 +155,6 @@ async def _keep(raw: Any, event: DqEvaluated, recorded: Recorded, now: datetime)
         hour, week = event.profile["hour"], event.profile["week"]
         await raw.execute(_sql("learn"), event.tenant_id, metrics, hour, week, [float(learned[metric]) for metric in metrics])
     await raw.execute(_sql("wake"), event.tenant_id, now)
-
-
-def _incidents(rows: Sequence[Any]) -> Mapping[str, IncidentState]:
-    return {
-        row["check_name"]: IncidentState(
-            row["id"], row["state"] == "open", row["severity"], row["changed_at"], row["resolved_at"], row["calm"], row["flaps"]
-        )
-        for row in rows
-    }
 
 
 def _sql(name: str) -> str:

@@ -187,6 +187,36 @@ class QualitySettings(Group):
     """What CLI and demo use of the checks themselves, as `module:name`."""
 
 
+class AbsenceSettings(Group):
+    """What must happen within a time, else somebody is told; each of the three also as a tenant's own setting (`absence.training_within` …)."""
+
+    training_within: timedelta | None = timedelta(hours=30)
+    """A training that succeeded; None: nobody waits for it."""
+    tick_within: timedelta | None = timedelta(hours=7)
+    """A data-quality run, whatever came of it."""
+    run_within: timedelta | None = timedelta(hours=8)
+    """The end of a run, from its request on: its SLA."""
+    every: timedelta = timedelta(minutes=1)
+    """How often one of the workers looks."""
+    judge: str = "agents.absence:judge"
+    """What decides about an absence, as `module:name`."""
+
+
+class ArrivalSettings(Group):
+    """Training when enough new data has arrived, for tenants that set `arrivals.train`; each bound also as a tenant's own setting."""
+
+    least_bytes: PositiveInt = 1 << 20
+    """New or changed files must hold so many bytes together."""
+    apart: timedelta = timedelta(hours=6)
+    """From the request of any training to the next one asked for by arrivals."""
+    per_day: PositiveInt = 4
+    """Trainings that arrivals ask for within 24 hours."""
+    every: timedelta = timedelta(minutes=5)
+    """How often the files are listed; data counts once it has stayed the same from one look to the next."""
+    look: str = "agents.arrivals:look"
+    """What lists a tenant's files, as `module:name`."""
+
+
 class WebSettings(Group):
     host: str = "127.0.0.1"
     port: PositiveInt = 8080
@@ -220,6 +250,8 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     quality: QualitySettings = QualitySettings()
+    absence: AbsenceSettings = AbsenceSettings()
+    arrivals: ArrivalSettings = ArrivalSettings()
     web: WebSettings = WebSettings()
 
     @classmethod

@@ -1,10 +1,15 @@
 """What may be set per tenant, over which defaults, and where each value comes from."""
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from streams.settings import Settings
+
+Duration = Annotated[float, Field(ge=0, le=366 * 86_400)] | Annotated[str, Field(pattern=r"^\d{1,6}[smhd]$")]
+"""Seconds, or a number with its unit such as 90m or 48h."""
+Bound = Literal["off"] | Duration
 
 
 class Dispatch(BaseModel):
@@ -20,6 +25,29 @@ class Dispatch(BaseModel):
     """Steps in hand or waiting for a job at a time; none: as many as there are."""
     per_hour: PositiveInt | None = None
     """Runs begun within an hour; none: as many as are asked for."""
+    burst: PositiveInt | None = None
+    """Runs begun within a minute; none: as many as the hour allows."""
+
+
+class Absence(BaseModel):
+    """How long something may be away before somebody is told: seconds, a duration such as 48h, or off."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    training_within: Bound | None = None
+    tick_within: Bound | None = None
+    run_within: Bound | None = None
+
+
+class Arrivals(BaseModel):
+    """Whether the arrival of data lets the tenant train, and within which bounds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: bool = False
+    least_bytes: PositiveInt | None = None
+    apart: Duration | None = None
+    per_day: PositiveInt | None = None
 
 
 class TenantSettings(BaseModel):
@@ -28,6 +56,8 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dispatch: Dispatch = Dispatch()
+    absence: Absence = Absence()
+    arrivals: Arrivals = Arrivals()
     quality: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -63,11 +93,23 @@ def changed(own: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def layered(own: dict[str, Any], settings: Settings) -> list[Setting]:
     """Every setting that a tenant may have, with the value that holds and its origin."""
-    dispatch, quality = own.get("dispatch", {}), own.get("quality", {})
-    found = [
-        Setting(f"dispatch.{name}", dispatch.get(name, field.default), "tenant" if name in dispatch else "default")
-        for name, field in Dispatch.model_fields.items()
-    ]
-    types = quality.get("interaction_types", list(settings.quality.interaction_types))
-    found.append(Setting("quality.interaction_types", types, "tenant" if "interaction_types" in quality else "setting quality.interaction_types"))
-    return found + [Setting(f"quality.{name}", value, "tenant") for name, value in quality.items() if name != "interaction_types"]
+    found = [_setting(own, "dispatch", name, field.default, "default") for name, field in Dispatch.model_fields.items()]
+    found.append(_setting(own, "arrivals", "train", False, "default"))
+    for section, names in (("absence", Absence.model_fields), ("arrivals", [name for name in Arrivals.model_fields if name != "train"])):
+        group = getattr(settings, section)
+        found += [_setting(own, section, name, _shown(getattr(group, name)), f"setting {section}.{name}") for name in names]
+    types = list(settings.quality.interaction_types)
+    found.append(_setting(own, "quality", "interaction_types", types, "setting quality.interaction_types"))
+    return found + [Setting(f"quality.{name}", value, "tenant") for name, value in own.get("quality", {}).items() if name != "interaction_types"]
+
+
+def _setting(own: dict[str, Any], section: str, name: str, default: Any, origin: str) -> Setting:
+    values = own.get(section, {})
+    return Setting(f"{section}.{name}", values.get(name, default), "tenant" if name in values else origin)
+
+
+def _shown(value: Any) -> Any:
+    """A platform setting as a tenant would write it."""
+    if value is None:
+        return "off"
+    return f"{value.total_seconds():g}s" if isinstance(value, timedelta) else value

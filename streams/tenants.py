@@ -13,10 +13,14 @@ from streams.pipelines import Pipelines
 from streams.requests import refused, wake
 from streams.tenant_settings import changed
 
-_ADD = "insert into tenants (tenant_id, name, created_at, updated_at) values ($1, $2, $3, $3) on conflict do nothing returning status"
+_ADD = """
+insert into tenants (tenant_id, name, created_at, updated_at, active_since) values ($1, $2, $3, $3, $3) on conflict do nothing returning status
+"""
 _HEAD = "insert into tenant_heads (tenant_id) values ($1) on conflict do nothing"
 _STATUS = "select status from tenants where tenant_id = $1"
-_CHANGE = "update tenants set status = $2, updated_at = $3 where tenant_id = $1"
+_CHANGE = """
+update tenants set status = $2, updated_at = $3, active_since = case when $2 = 'active' then $3 else active_since end where tenant_id = $1
+"""
 _NOTE = "select note($1, null, $2, $3, $4)"
 _FACTS = "select name, owner, labels, settings, status from tenants where tenant_id = $1"
 _SET = "update tenants set name = $2, owner = $3, labels = $4, settings = $5, updated_at = $6 where tenant_id = $1"

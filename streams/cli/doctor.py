@@ -114,6 +114,7 @@ async def _work(reader: "Reader") -> list[Finding]:
         _judge("workers", not alive, said if alive else f"none is alive, so nothing moves; start `tidemill worker` ({said})"),
         _judge("gaps", left.gaps > 0, f"{left.gaps} offset ranges not accounted for" if left.gaps else "every offset is accounted for"),
         _judge("dead letters", left.dead_letters > 0, f"{left.dead_letters} open; `tidemill dead list`" if left.dead_letters else "none open"),
+        _judge("incidents", left.incidents > 0, f"{left.incidents} open; `tidemill incidents`" if left.incidents else "none open"),
         _judge("outbox", old, f"{left.outbox} events wait to be published{late}"),
         _judge("unpublishable", left.unpublishable > 0, f"{left.unpublishable} events were refused by Kafka for good"),
         _judge("steps", False, f"{left.steps_due} due and not yet claimed"),

@@ -110,6 +110,6 @@ class Quality(Protocol):
         ...
 
 
-def incident_id(tenant_id: str, check: str, run_id: UUID | None) -> UUID:
-    """The incident that a verdict of this run opens for the check: the same one however often the run is worked on."""
-    return uuid5(NAMESPACE, f"incident\n{tenant_id}\n{check}\n{run_id}")
+def incident_id(tenant_id: str, check: str, begun_by: UUID | datetime | None) -> UUID:
+    """The incident that a verdict of this run, or an absence since then, opens for the check: the same one however often it is looked at."""
+    return uuid5(NAMESPACE, f"incident\n{tenant_id}\n{check}\n{begun_by}")

@@ -96,13 +96,14 @@ order by slot;
 -- gaps(): offsets that are not accounted for.
 select topic, partition, first, past, state, seen_at from gaps where state = 'open' order by seen_at, topic, partition, first;
 
--- backlog(): what waits to be published, to be looked at, to be done.
+-- backlog(): what waits to be published, to be looked at, to be done, to be mended.
 select (select count(*) from outbox) as outbox,
        (select extract(epoch from clock_timestamp() - min(created_at))::float8 from outbox) as outbox_age,
        (select count(*) from unpublishable) as unpublishable,
        (select count(*) from dead_letters where state = 'open') as dead_letters,
        (select count(*) from gaps where state = 'open') as gaps,
-       (select count(*) from steps s, clock c where s.worker is null and s.state = 'ready' and s.due_at < clock_timestamp() + c.ahead) as steps_due;
+       (select count(*) from steps s, clock c where s.worker is null and s.state = 'ready' and s.due_at < clock_timestamp() + c.ahead) as steps_due,
+       (select count(*) from incidents where state = 'open') as incidents;
 
 -- run_counts(pipeline): how many runs are in each state.
 select state, count(*) as runs from runs where ($1::text is null or pipeline = $1) group by state order by state;

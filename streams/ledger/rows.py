@@ -211,6 +211,7 @@ class Backlog:
     dead_letters: int
     gaps: int
     steps_due: int
+    incidents: int
 
 
 @dataclass(frozen=True, slots=True)

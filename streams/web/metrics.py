@@ -37,6 +37,7 @@ async def _fill(registry: CollectorRegistry, reader: Reader) -> None:
         "unpublishable_events": ("Events that Kafka refused for good.", backlog.unpublishable),
         "dead_letters_open": ("Dead letters that nobody has settled.", backlog.dead_letters),
         "gaps_open": ("Holes in the offsets read that are not accounted for.", backlog.gaps),
+        "incidents_open": ("Incidents, of data quality and of what did not happen, that are not over.", backlog.incidents),
         "steps_due": ("Steps that are due and in nobody's hands.", backlog.steps_due),
         "workers_alive": ("Workers whose lease runs.", sum(each.alive for each in workers)),
     }

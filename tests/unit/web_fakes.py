@@ -96,7 +96,7 @@ class FakeReader:
 
     async def backlog(self) -> Backlog:
         self._ask()
-        return Backlog(self.outbox, 2.5, 0, len(self.letters), 0, 0)
+        return Backlog(self.outbox, 2.5, 0, len(self.letters), 0, 0, 0)
 
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         self._ask()

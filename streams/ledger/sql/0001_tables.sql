@@ -11,7 +11,8 @@ create table tenants (
     settings    jsonb not null default '{}',
     source_status text,                  -- what the warehouse said at the last sync
     created_at  timestamptz not null default now(),
-    updated_at  timestamptz not null default now()
+    updated_at  timestamptz not null default now(),
+    active_since timestamptz not null default now()  -- became active, or active again: before that nothing was expected of it
 );
 
 -- The tenant's lock and its journal number. Narrow, because every change of the tenant's state updates it.

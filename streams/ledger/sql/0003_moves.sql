@@ -12,7 +12,7 @@ begin
     if (i ->> 'publish')::boolean and exists (select 1 from reconciling) then return jsonb_build_object('result', 'refused', 'code', 'reconciling'); end if;
     if not lock_tenant(v_tenant) then
         if not coalesce((i ->> 'create')::boolean, false) then return jsonb_build_object('result', 'refused', 'code', 'unknown_tenant'); end if;
-        insert into tenants (tenant_id) values (v_tenant) on conflict do nothing;
+        insert into tenants (tenant_id, active_since) values (v_tenant, p_now) on conflict do nothing;
         insert into tenant_heads (tenant_id) values (v_tenant) on conflict do nothing;
         perform lock_tenant(v_tenant);
     end if;

@@ -136,16 +136,17 @@ begin
 end $$;
 
 -- incident_changed(item, now): tell of an incident's change: its transition for monitoring, its event for Kafka, its entry in the tenant's
--- journal; gives the transition's number. Under the tenant's lock. item: incident, tenant, kind, severity, title, message, details, event_id, run_id
+-- journal; gives the transition's number. The tenant's owner goes along, for whoever routes it. Under the tenant's lock. item: incident, tenant, kind, severity, title, message, details, event_id, run_id
 create function incident_changed(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
 declare v_number integer; v_seq bigint; v_topic text; v_value jsonb; v_event uuid := (i ->> 'event_id')::uuid; v_tenant text := i ->> 'tenant';
+        v_details jsonb := (i -> 'details') || given('owner', (select to_jsonb(owner) from tenants where tenant_id = i ->> 'tenant'));
 begin
     update incidents set transitions = transitions + 1, changed_at = p_now where id = (i ->> 'incident')::uuid returning transitions into v_number;
     insert into incident_transitions (incident_id, number, kind, severity, title, message, tenant_id, details, at, due_at)
-    values ((i ->> 'incident')::uuid, v_number, i ->> 'kind', i ->> 'severity', i ->> 'title', i ->> 'message', v_tenant, i -> 'details', p_now, p_now);
+    values ((i ->> 'incident')::uuid, v_number, i ->> 'kind', i ->> 'severity', i ->> 'title', i ->> 'message', v_tenant, v_details, p_now, p_now);
     v_topic := case when i ->> 'kind' = 'resolved' then 'alert.resolved' else 'alert.raised' end;
     v_value := jsonb_build_object('tenant_id', v_tenant, 'run_id', i ->> 'run_id', 'incident', i ->> 'incident', 'severity', i ->> 'severity',
-                                  'title', i ->> 'title', 'details', (i -> 'details') || jsonb_build_object('kind', i ->> 'kind', 'transition', v_number));
+                                  'title', i ->> 'title', 'details', v_details || jsonb_build_object('kind', i ->> 'kind', 'transition', v_number));
     v_seq := note(v_tenant, null, 'incident', v_value || jsonb_build_object('kind', i ->> 'kind'), p_now, v_event, v_topic);
     return emit(v_event, v_topic, v_tenant, (i ->> 'run_id')::uuid, null, v_seq, p_now, null, v_value::text, null);
 end $$;

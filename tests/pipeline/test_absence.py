@@ -1,0 +1,133 @@
+"""What did not happen is told once, through the same incidents as data quality, and taken back when it happens."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from agents.absence import judge
+from streams.absence import Absence
+from streams.alerts import Alerts
+from streams.ledger.connection import Connection
+from streams.pauses import pause
+from streams.stage import GiveUp
+from streams.tenants import add_tenant, change_tenant, suspend_tenant
+from tests.fakes import FakeMonitoring
+from tests.pipeline.toy import QUALITY, TOY, Neighbours
+from tests.travel import Travel, travelling
+
+HOUR = timedelta(hours=1)
+
+
+class Watch:
+    """A worker, the look for what did not happen, and what monitoring was told."""
+
+    def __init__(self, travel: Travel, connection: Connection) -> None:
+        self.travel, self.monitoring = travel, FakeMonitoring()
+        self.absence = Absence(connection, travel.clock, travel.settings, judge)
+        self.alerts = Alerts(connection, self.monitoring, travel.clock, kept=timedelta(days=180))
+
+    async def tenant(self, name: str, **settings: Any) -> None:
+        await add_tenant(self.travel.ledger, name, name=None, by="test")
+        await self.set(name, **settings)
+
+    async def set(self, name: str, **settings: Any) -> None:
+        changes = {f"absence.{key}": value for key, value in settings.items()}
+        answer = await change_tenant(self.travel.ledger, name, name=None, owner="ann", labels={}, settings=changes, by="test")
+        assert answer["result"] != "refused", answer
+
+    async def look(self, after: timedelta = timedelta(0)) -> list[tuple[str, str, str]]:
+        """What is told now that was not told before: (tenant, check, kind)."""
+        self.travel.clock.ahead += after
+        before = set(self.monitoring.alerts)
+        await self.absence.look()
+        while await self.alerts.deliver():
+            pass
+        new = [alert for key, alert in self.monitoring.alerts.items() if key not in before]
+        return sorted((alert["tenant_id"], alert["details"]["check"], alert["details"]["kind"]) for alert in new)
+
+    def said(self, kind: str = "opened") -> dict[str, Any]:
+        return next(alert for alert in reversed(self.monitoring.alerts.values()) if alert["details"]["kind"] == kind)
+
+    async def train(self, tenant: str, job: dict[str, Any] | None = None) -> None:
+        self.travel.services.finding = job or {"status": "completed", "model_path": "models/x"}
+        before = len(await self.travel.runs())
+        self.travel.request(tenant)
+        await self.travel.until(lambda runs: len(runs) > before and any(r["tenant_id"] == tenant and r["stage"] == "train" for r in runs))
+        await self.travel.see("select 1 from steps where state = 'waiting'")
+        self.travel.clock.ahead += timedelta(minutes=2)
+        await self.travel.over(before + 1)
+
+
+@pytest.fixture
+async def watch(ledger_dsn: str) -> AsyncIterator[Watch]:
+    connection = Connection(ledger_dsn)
+    async with travelling(Travel(ledger_dsn, (TOY, QUALITY), Neighbours())) as travel:
+        yield Watch(travel, connection)
+    await connection.close()
+
+
+async def test_a_tenant_without_a_good_training_is_told_once_and_taken_back(watch: Watch) -> None:
+    await watch.tenant("acme", tick_within="off")
+    assert await watch.look(29 * HOUR) == []
+    assert await watch.look(2 * HOUR) == [("acme", "absence.training", "opened")]
+    said = watch.said()
+    assert said["title"] == "No successful training for 31 h"
+    assert "there was none at all" in said["message"]
+    assert said["details"]["owner"] == "ann"
+    assert await watch.look(HOUR) == []
+    watch.travel.services.fail["validate"] = [GiveUp("there is none", code="no_data")]
+    watch.travel.request("acme")
+    await watch.travel.over(1)
+    assert await watch.look(HOUR) == []
+    await watch.train("acme")
+    assert await watch.look() == [("acme", "absence.training", "resolved")]
+    assert watch.said("resolved")["title"] == "Resolved: there was a successful training again"
+    await watch.travel.see("select 1 where not exists (select 1 from outbox)")
+    assert [len(watch.travel.road.events(topic)) for topic in ("alert.raised", "alert.resolved")] == [1, 1]
+    [incident] = await watch.travel.rows("select state, transitions from incidents")
+    assert incident == {"state": "resolved", "transitions": 2}
+
+
+async def test_a_missing_tick_is_told_and_a_tick_of_any_verdict_ends_it(watch: Watch) -> None:
+    await watch.tenant("acme", training_within="off")
+    assert await watch.look(8 * HOUR) == [("acme", "absence.tick", "opened")]
+    watch.travel.road.put("dq.tick", b'{"tenant_id": "acme"}')
+    await watch.travel.over(1)
+    assert await watch.look() == [("acme", "absence.tick", "resolved")]
+
+
+async def test_a_run_that_is_not_over_within_its_time_is_told_with_its_id(watch: Watch) -> None:
+    await watch.tenant("acme", training_within="off", tick_within="off", run_within="3h")
+    watch.travel.request("acme")
+    await watch.travel.see("select 1 from steps where state = 'waiting'")
+    assert await watch.look(4 * HOUR) == [("acme", "absence.run", "opened")]
+    [run] = await watch.travel.runs()
+    assert str(run["run_id"])[:8] in watch.said()["message"]
+    watch.travel.services.finding = {"status": "completed", "model_path": "models/x"}
+    watch.travel.clock.ahead += timedelta(minutes=2)
+    await watch.travel.over(1)
+    assert await watch.look() == [("acme", "absence.run", "resolved")]
+    assert "is over: succeeded" in watch.said("resolved")["message"]
+
+
+async def test_nothing_is_expected_of_tenants_that_are_paused_suspended_or_have_it_off(watch: Watch) -> None:
+    for name in ("paused", "asleep", "off"):
+        await watch.tenant(name, tick_within="off", training_within="off" if name == "off" else "20h")
+    await pause(watch.travel.ledger, watch.travel.runtime.pipelines, pipeline="training", tenant_id="paused", reason="", by="test")
+    assert await watch.look(21 * HOUR) == [("asleep", "absence.training", "opened")]
+    await suspend_tenant(watch.travel.ledger, watch.travel.runtime.pipelines, "asleep", by="test")
+    assert await watch.look() == [("asleep", "absence.training", "resolved")]
+    assert "suspended" in watch.said("resolved")["message"]
+
+
+async def test_a_thousand_tenants_are_looked_at_at_once_and_one_worker_looks(watch: Watch) -> None:
+    insert = "insert into tenants (tenant_id) select 't-' || n from generate_series(1, 1000) n"
+    await watch.travel.rows(insert)
+    await watch.travel.rows("insert into tenant_heads (tenant_id) select tenant_id from tenants")
+    watch.travel.clock.ahead += 31 * HOUR
+    assert await watch.absence.look() == 2000
+    assert await watch.absence.look() == 0
+    looks = [await watch.travel.rows("select may_look('absence', '1 minute') as mine") for _ in range(3)]
+    assert [rows[0]["mine"] for rows in looks] == [True, None, None]
