@@ -221,7 +221,7 @@ class Executor:
             "first": first,
             "finish_id": finish_event(step.run_id, step.stage, step.round),
             "next_worker": self._worker if eager else None,
-            "usual": following is not None and item["outcome"] == "done" and not following.get("limit") and "job_id" not in item,
+            "usual": item["outcome"] == "done" and not (following and following.get("limit")) and "job_id" not in item,
             "pipeline": step.pipeline,
             "input_id": step.input_id,
             "traceparent": step.traceparent,
@@ -235,6 +235,8 @@ class Executor:
             log.info(
                 "commit refused: another worker owns the step by now", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, fence=step.fence
             )
+        if "begun" in answer and following is not None:
+            return step.following(following["stage"], item, *answer["begun"])
         return Leased.load(answer["step"]) if answer.get("step") else None
 
     async def _give_back(self, step: Leased) -> None:

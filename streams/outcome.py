@@ -1,14 +1,14 @@
 """What an attempt came to, as the item that `commit_step` takes: the retry policy lives here and nowhere else. Pure functions."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from schemas.cloudevents import event_id
 from schemas.event import Event, Failure, JobStarted
-from schemas.states import RunState
+from schemas.states import RunState, StepState
 from streams.stage import GiveUp, Retry, Stage, TryAgain
 
 Item = dict[str, Any]
@@ -57,6 +57,13 @@ class Leased:
             deadline=datetime.fromisoformat(row["deadline"]) if row["deadline"] else None,
             traceparent=row["traceparent"],
         )
+
+    def following(self, stage: str, item: Item, round: int, fence: int) -> "Leased":
+        """The step that the commit of `item` began for this worker."""
+        return replace(
+            self, stage=stage, state=StepState.RUNNING, round=round, attempt=1, takeovers=0, fence=fence, run_state=RunState.RUNNING,
+            input=item["output"], input_type=item["output_type"], input_id=item["event_id"], job=None, output=None, deadline=None,
+        )  # fmt: skip
 
     @property
     def key(self) -> tuple[UUID, str]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from streams.clock import Clock
+from streams.ledger import handover
 from streams.ledger.connection import Connection
 from streams.ledger.groupcommit import GroupCommit, Item
 from streams.settings import LedgerSettings
@@ -30,30 +31,34 @@ class Ledger:
 
         self.calls = connection("calls")
         """For single calls off the hot path."""
-        self._connections = [connection(f"lane-{n}") for n in range(max(2, settings.connections - 1))]
+        self._connections = [connection(f"lane-{n}") for n in range(max(3, settings.connections - 1))]
         self._receiving = GroupCommit(self._connections[:1], self._send_receive)
-        self._committing = GroupCommit(self._connections[1:], self._send_commit)
+        self._committing = GroupCommit(self._connections[1:2], self._send_commit)
+        self._handing_over = GroupCommit(self._connections[2:], self._send_usual)
+        self._lanes = (self._receiving, self._handing_over, self._committing)
 
     def start(self) -> None:
-        self._receiving.start()
-        self._committing.start()
+        for lane in self._lanes:
+            lane.start()
 
     async def stop(self) -> None:
-        await self._receiving.stop()
-        await self._committing.stop()
+        for lane in self._lanes:  # in this order: what the hand-over does not take is committed one by one
+            await lane.stop()
         for connection in (*self._connections, self.calls):
             await connection.close()
 
     @property
     def outage(self) -> str | None:
-        return self._receiving.outage or self._committing.outage
+        return next((lane.outage for lane in self._lanes if lane.outage), None)
 
     async def receive(self, item: Item) -> Answer:
         """Record a request, a completion, a dead letter or just the offsets an item covers (`covers`: {topic, partition, first, next})."""
         return dict(await self._receiving.submit(item))
 
     async def commit(self, item: Item) -> Answer:
-        """Record the outcome of a step in hand and begin the next one."""
+        """Record the outcome of a step in hand and begin the next one; `usual`: it may go with many others in one statement."""
+        if item.get("usual") and (answer := await self._handing_over.submit(item)) is not None:
+            return dict(answer)
         return dict(await self._committing.submit(item))
 
     async def claim(
@@ -107,6 +112,13 @@ class Ledger:
     async def _send_commit(self, connection: Connection, items: Sequence[Item]) -> list[Any]:
         rows = await connection.fetch("select commit_steps($1, $2)", items, self.clock.now())
         return [row[0] for row in rows]
+
+    async def _send_usual(self, connection: Connection, items: Sequence[Item]) -> list[Any]:
+        """Many hand-overs in one statement; None for each that it did not take."""
+        usual, now = handover.one_a_tenant(items), self.clock.now()
+        rows = await connection.fetch(handover.SQL, *handover.columns(usual, now))
+        taken = {id(usual[row["n"] - 1]): row for row in rows}
+        return [handover.answer(item, taken[id(item)], now) if id(item) in taken else None for item in items]
 
 
 def merge_offsets(items: Sequence[Item]) -> list[Item]:

@@ -60,6 +60,12 @@ class Moves:
 
     async def commit(self, step: Data, outcome: str, **more: Any) -> Data:
         """The outcome of a step in hand. Its event goes out, as an executor's would."""
+        item = self.outcome(step, outcome, **more)
+        rows = await self.raw.fetch("select commit_steps($1, $2)", [item], self.tick())
+        return dict(rows[0][0])
+
+    def outcome(self, step: Data, outcome: str, **more: Any) -> Data:
+        """The item of a commit."""
         at = STAGES.index(step["stage"])
         following = {"stage": STAGES[at + 1], "limit": None} if at + 1 < len(STAGES) else None
         item = {
@@ -67,9 +73,7 @@ class Moves:
             "fence": step["fence"], "outcome": outcome, "next": following, "first": FIRST, "finish_id": uuid4(), "next_worker": self.worker,
             "effects": [],
         }  # fmt: skip
-        item |= more
-        rows = await self.raw.fetch("select commit_steps($1, $2)", [{k: v for k, v in item.items() if v is not None}], self.tick())
-        return dict(rows[0][0])
+        return {key: value for key, value in (item | more).items() if value is not None}
 
     async def done(self, step: Data, **more: Any) -> Data:
         output = {"run_id": step["run_id"], "tenant_id": step["tenant_id"], "stage": step["stage"], "bare": {"x": None}}

@@ -1,0 +1,67 @@
+"""The usual commits of a batch as the columns that the SQL function `hand_over` takes, and its rows as answers: the shape of the hot path."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+Item = dict[str, Any]
+SQL = "select * from hand_over($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+
+
+def one_a_tenant(items: Sequence[Item]) -> list[Item]:
+    """The first of each tenant: the statement numbers a tenant's entries once."""
+    return list({item["tenant"]: item for item in reversed(items)}.values())
+
+
+def columns(usual: Sequence[Item], now: datetime) -> list[Any]:
+    """The arguments of `hand_over`."""
+    following = [item.get("next") for item in usual]
+    return [
+        [item["run_id"] for item in usual],
+        [item["tenant"] for item in usual],
+        [item["stage"] for item in usual],
+        [item["fence"] for item in usual],
+        [item["output"] for item in usual],
+        [item["output_type"] for item in usual],
+        [item["event_id"] for item in usual],
+        [after["stage"] if after else None for after in following],
+        [after.get("hold", 0.0) if after else 0.0 for after in following],
+        ["next_worker" in item for item in usual],
+        [item["finish_id"] for item in usual],
+        [{"n": n, **effect} for n, item in enumerate(usual, 1) for effect in item["effects"]],
+        usual[0]["worker"],
+        now,
+    ]
+
+
+def answer(item: Item, row: Any, now: datetime) -> Item:
+    """What became of an item that `hand_over` carried out, as `commit_step` would say it."""
+    at = now.isoformat()
+    told = _told(item, row["outbox_id"], item["event_id"], item["output_type"], row["seq"], at, item["output"], item["input_id"])
+    if row["finished"] is not None:
+        over = _told(item, row["finished_outbox"], item["finish_id"], "run.finished", row["finished_seq"], at, row["finished"], None)
+        return {"result": "finished", "outbox": [told, over]}
+    result: Item = {"result": "next", "outbox": [told]}
+    if row["leased"]:
+        result["begun"] = (row["next_round"], row["next_fence"])
+    return result
+
+
+def _told(item: Item, row_id: int, event_id: UUID, topic: str, seq: int, at: str, data: Any, causation: UUID | None) -> Item:
+    """The row that stands in the outbox."""
+    return {
+        "id": row_id,
+        "event_id": str(event_id),
+        "topic": topic,
+        "tenant_id": item["tenant"],
+        "run_id": str(item["run_id"]),
+        "causation": str(causation) if causation else None,
+        "seq": seq,
+        "at": at,
+        "traceparent": item.get("traceparent"),
+        "value": orjson.dumps(data).decode(),
+        "state": True,
+    }
