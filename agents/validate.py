@@ -1,16 +1,14 @@
 """First stage of training: is the tenant's data there, whole, and worth training on?"""
 
 import asyncio
-import hashlib
 
+from agents.data import FORMATS, data_files, fingerprint, folder
 from agents.gate import pass_gate
 from schemas.training import TrainingRequested, TrainingValidated
 from streams.clients.objects import Object
 from streams.services import Services
 from streams.stage import GiveUp, stage
 
-FORMATS = (".json", ".jsonl", ".parquet")
-MOST_FILES = 200_000
 LOOKED_INTO = 64
 """Files whose ends are read; evenly spread over the listing. The ML Engine reads them all anyway."""
 
@@ -19,10 +17,10 @@ LOOKED_INTO = 64
 async def validate(event: TrainingRequested, use: Services) -> TrainingValidated:
     """Make sure that the tenant's training data is there and worth training on. Only reads, so doing twice is like doing once."""
     await pass_gate(event, use)
-    bucket, prefix = use.settings.s3.training_bucket, f"training-data/{event.tenant_id}/latest/"
+    bucket, prefix = folder(use.settings, event.tenant_id)
     if not await use.objects.bucket_exists(bucket):
         raise GiveUp(f"the bucket {bucket} does not exist; create it or set TIDEMILL_S3__TRAINING_BUCKET", code="bucket_missing")
-    files = await _data_files(use, bucket, prefix)
+    files = await data_files(use, bucket, prefix)
     size = sum(file.size for file in files)
     _check_amount(f"s3://{bucket}/{prefix}", files, size, use)
     await _look_into(files, bucket, use)
@@ -32,24 +30,9 @@ async def validate(event: TrainingRequested, use: Services) -> TrainingValidated
         prefix=prefix,
         files=len(files),
         bytes=size,
-        fingerprint=await asyncio.to_thread(_fingerprint, files),
+        fingerprint=await asyncio.to_thread(fingerprint, files),
         training_config=event.training_config,
     )
-
-
-async def _data_files(use: Services, bucket: str, prefix: str) -> list[Object]:
-    files = []
-    async for each in use.objects.list(bucket, prefix):
-        if _is_data(each.key.removeprefix(prefix)):
-            files.append(each)
-        if len(files) > MOST_FILES:
-            raise GiveUp(f"s3://{bucket}/{prefix} has more than {MOST_FILES} files; write fewer, larger ones", code="too_many_files")
-    return files
-
-
-def _is_data(name: str) -> bool:
-    """Markers (`_SUCCESS`), hidden and temporary files, also in folders of that kind, are not data."""
-    return name.endswith(FORMATS) and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _check_amount(where: str, files: list[Object], size: int, use: Services) -> None:
@@ -89,11 +72,3 @@ async def _broken(file: Object, bucket: str, use: Services) -> bool:
         return ends != {b"PAR1"} or file.size < 12
     first = (await use.objects.peek(bucket, file.key, 64)).removeprefix(b"\xef\xbb\xbf").lstrip()
     return not first.startswith((b"{", b"["))
-
-
-def _fingerprint(files: list[Object]) -> str:
-    """sha256 over the sorted (key, size, etag): equal data, equal fingerprint."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.key}\0{file.size}\0{file.etag}\n".encode())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a worker does beside its steps: alerts go to monitoring, ended runs into the tenants' warehouse, and it looks for what did not happen."""
+"""What a worker does beside its steps: alerts go to monitoring, ended runs into the tenants' warehouse; looks for what arrived or did not happen."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,32 +7,36 @@ from typing import Any
 
 from streams.absence import Absence
 from streams.alerts import Alerts
+from streams.arrivals import Arrivals
 from streams.ledger.connection import Connection
-from streams.ledger.ledger import Clocklike
+from streams.ledger.ledger import Ledger
+from streams.pipelines import Pipelines
 from streams.projection import Projection
 from streams.services import Services
-from streams.settings import Settings, load
+from streams.settings import load
 
 
 @asynccontextmanager
-async def beside(settings: Settings, services: Any, clock: Clocklike) -> AsyncIterator[None]:
+async def beside(pipelines: Pipelines, services: Any, ledger: Ledger) -> AsyncIterator[None]:
     """The loops for as long as the block; services of another kind than this platform's have none of them."""
     if not isinstance(services, Services):
         yield
         return
+    settings, clock = pipelines.settings, ledger.clock
     dsn = settings.ledger.dsn.get_secret_value()
-    telling, looking = (Connection(dsn, name=f"tidemill-{name}", statement_timeout=60) for name in ("alerts", "absence"))
+    telling, looking, finding = (Connection(dsn, name=f"tidemill-{name}", statement_timeout=60) for name in ("alerts", "absence", "arrivals"))
     showing = Connection(dsn, name="tidemill-projection")
     warehouse = Connection(settings.warehouse.dsn.get_secret_value(), name="tidemill-projection")
     alerts = Alerts(telling, services.monitoring, clock, kept=settings.quality.kept)
     projection = Projection(showing, warehouse, role=settings.quality.projector_role)
     absence = Absence(looking, clock, settings, load(settings.absence.judge))
-    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence)]
+    arrivals = Arrivals(finding, ledger, pipelines, services, load(settings.arrivals.look))
+    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals)]
     try:
         yield
     finally:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        for connection in (telling, looking, showing, warehouse):
+        for connection in (telling, looking, finding, showing, warehouse):
             await connection.close()

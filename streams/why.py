@@ -1,4 +1,4 @@
-"""`tidemill why RUN`: from what the ledger knows of a run, the one thing that it waits for now, as a sentence with numbers. Pure."""
+"""`tidemill why`: from what the ledger knows of a run, the one thing that it waits for now; of a tenant, when it runs and why not. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -43,6 +43,36 @@ def reason(facts: Mapping[str, Any], limits: Mapping[str, int]) -> Reason:
             "retry", f"waits for attempt {facts['attempt']} of {stage}{after}, due in {_span(facts['due_at'], now)} ({_at(facts['due_at'])})"
         )
     return _place(facts, limits, now)
+
+
+def tenant_reasons(facts: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
+    """`tidemill why TENANT`: what runs now, what runs next and what came of the last times, a sentence each."""
+    now, said = facts["now"], []
+    if facts["status"] != "active":
+        said.append(f"is {facts['status']}: its requests are refused and its schedules pass it over")
+    said += [f"run {str(run['run_id'])[:8]} ({run['pipeline']}) {reason(run, limits).sentence}" for run in facts["open"]]
+    for pause in facts["pauses"]:
+        what = f"pipeline {pause['pipeline']}" if pause["pipeline"] else "every pipeline"
+        said.append(f"{what} is paused since {_span(now, pause['since'])} by {pause['paused_by']} ({pause['reason'] or 'no reason given'})")
+    said += [_schedule(each, now) for each in facts["schedules"]]
+    if not facts["schedules"]:
+        said.append("no schedule asks for its runs")
+    if facts["arrivals"] is not None:
+        seen = facts["arrivals"]
+        said.append(f"data that arrives: {seen['reason']} (looked at {_span(now, seen['looked_at'])} ago)")
+    return said
+
+
+def _schedule(each: Mapping[str, Any], now: datetime) -> str:
+    when = f"paused: `tidemill schedules resume {each['name']}`" if each["paused"] else "over"
+    if each["next_fire"] is not None and not each["paused"]:
+        when = f"next in {_span(each['next_fire'], now)} ({_at(each['next_fire'])})"
+    last = ""
+    if each["last_due"] is not None:
+        why = f": {each['last_reason']}" if each["last_reason"] else ""
+        run = f", run {str(each['last_run'])[:8]}" if each["last_run"] else ""
+        last = f"; the last was due {_at(each['last_due'])}, {each['last_state']}{why}{run}"
+    return f"schedule {each['name']} ({each['pipeline']}): {when}{last}"
 
 
 def _pause(facts: Mapping[str, Any], now: datetime) -> Reason:

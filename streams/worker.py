@@ -68,7 +68,7 @@ class WorkerApp(faust.App):
         stack.push_async_callback(standing.close)
         quality = LedgerQuality(standing, ledger, self.pipelines)
         services = await stack.enter_async_context(load(settings.services)(settings, LedgerVersions(versions), quality))
-        await stack.enter_async_context(beside(settings, services, self.clock))
+        await stack.enter_async_context(beside(self.pipelines, services, ledger))
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)

@@ -68,16 +68,29 @@ def events(run: RunId, as_json: Json = False) -> None:
     out.show(found, as_json, lambda: out.table(columns, rows))
 
 
-def why(run: RunId, as_json: Json = False) -> None:
-    """Say in one sentence what a run waits for.
+def why(
+    run: Annotated[str, typer.Argument(metavar="RUN|TENANT", help="A run's id, or how it begins; or a tenant's id.")], as_json: Json = False
+) -> None:
+    """Say in one sentence what a run waits for; or of a tenant, when it runs next and why it did not run.
 
-    Example: tidemill why 7f3a
+    Example: tidemill why 7f3a, or tidemill why acme
     """
 
     async def question(reader: "Reader") -> dict[str, Any]:
-        from streams.why import reason
+        from schemas.tenant import is_tenant_id
+        from streams.ledger.reader import NotFound
+        from streams.why import reason, tenant_reasons
 
-        facts = await reader.why(await reader.find_run(run))
+        try:
+            facts = await reader.why(await reader.find_run(run))
+        except NotFound as unknown:
+            if unknown.code != "unknown_run" or not is_tenant_id(run):
+                raise
+            try:
+                facts = await reader.why_tenant(run)
+            except NotFound:
+                raise unknown from None
+            return facts | {"open": [each["run_id"] for each in facts["open"]], "sentences": tenant_reasons(facts, limits())}
         return {"run_id": facts["run_id"], "tenant_id": facts["tenant_id"], **reason(facts, limits())._asdict()}
 
     def limits() -> dict[str, int]:
@@ -86,7 +99,8 @@ def why(run: RunId, as_json: Json = False) -> None:
         return load_pipelines(settings()).limits
 
     found = ask(question)
-    out.show(found, as_json, lambda: out.line(f"run {out.short(found['run_id'])} of {found['tenant_id']} {found['sentence']}"))
+    said = found["sentences"] if "sentences" in found else [f"run {out.short(found['run_id'])} of {found['tenant_id']} {found['sentence']}"]
+    out.show(found, as_json, lambda: out.line("\n".join(said)))
 
 
 def check_state(state: str) -> None:

@@ -157,3 +157,23 @@ left join pipeline_heads h on h.tenant_id = r.tenant_id and h.pipeline = r.pipel
 left join lateral (select * from pauses where ended_at is null and (tenant_id is null or tenant_id = r.tenant_id)
     and (pipeline is null or pipeline = r.pipeline) order by since limit 1) p on true
 where r.run_id = $1;
+
+-- covering(tenant): the schedules that ask for a tenant's runs, each with its next time for it and what became of the last.
+select s.name, s.pipeline, s.paused, s.next_due + s.jitter * place($1) as next_fire, l.due as last_due, l.state as last_state, l.reason as last_reason,
+       l.run_id as last_run
+from schedules s
+left join lateral (select * from slots where schedule_id = s.schedule_id and tenant_id = $1 order by due desc limit 1) l on true
+where s.tenant_id = $1 or s.tenant_id is null and not exists (select 1 from schedules o where o.pipeline = s.pipeline and o.tenant_id = $1)
+order by s.pipeline, s.name;
+
+-- arrival(tenant): what the last look at its files found, and why a training was or was not asked for.
+select fingerprint, files, bytes, new_bytes, code, reason, looked_at from arrivals where tenant_id = $1;
+
+-- arrival_decisions(tenant, limit): the answers before, newest first.
+select at, code, reason, run_id from arrival_decisions where tenant_id = $1 order by at desc limit $2;
+
+-- open_runs(tenant): its runs that are not over, in the order in which they will end.
+select run_id from runs where tenant_id = $1 and state in ('pending', 'running', 'cancelling') order by pipeline, requested_at;
+
+-- pauses_of(tenant): the pauses that cover it now.
+select pipeline, tenant_id, reason, paused_by, since from pauses where ended_at is null and (tenant_id is null or tenant_id = $1) order by since;

@@ -85,6 +85,21 @@ class Reader:
             raise _unknown("run", str(run_id), "tidemill runs")
         return dict(rows[0])
 
+    async def why_tenant(self, tenant_id: str) -> dict[str, Any]:
+        """What runs for a tenant, when it runs next, and what came of the last times (`streams/why.py` makes sentences of it)."""
+        tenant, clock = await self.tenant(tenant_id), await self.clock()
+        arrivals = await self._fetch("arrival", tenant_id)
+        return {
+            "tenant_id": tenant_id,
+            "status": tenant.status,
+            "now": clock.now(),
+            "open": [await self.why(run["run_id"]) for run in await self._fetch("open_runs", tenant_id)],
+            "pauses": [dict(row) for row in await self._fetch("pauses_of", tenant_id)],
+            "schedules": [dict(row) for row in await self._fetch("covering", tenant_id)],
+            "arrivals": dict(arrivals[0]) if arrivals else None,
+            "decisions": [dict(row) for row in await self._fetch("arrival_decisions", tenant_id, 20)],
+        }
+
     async def events(self, run_id: UUID) -> list[Happening]:
         """What happened to a run, in order."""
         return await self._all(Happening, "events", run_id)

@@ -11,7 +11,7 @@ from schemas.tenant import TenantId
 from streams.ledger.rows import DeadLetter, ModelVersion, Run, Tenant
 from streams.stage import Stage
 from streams.web.parts import TenantPath, Use
-from streams.why import reason
+from streams.why import reason, tenant_reasons
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -49,6 +49,13 @@ async def tenants(use: Use, limit: Limit = 1000) -> list[Tenant]:
 async def tenant(use: Use, tenant_id: TenantPath) -> Tenant:
     """One tenant."""
     return await use.reader.tenant(tenant_id)
+
+
+@router.get("/tenants/{tenant_id}/why")
+async def why_tenant(use: Use, tenant_id: TenantPath) -> dict[str, Any]:
+    """When the tenant's pipelines run, and why they did not: a sentence each, and the facts."""
+    facts = await use.reader.why_tenant(tenant_id)
+    return facts | {"open": [each["run_id"] for each in facts["open"]], "sentences": tenant_reasons(facts, use.pipelines.limits)}
 
 
 @router.get("/tenants/{tenant_id}/state")

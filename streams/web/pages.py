@@ -8,9 +8,11 @@ from starlette.responses import HTMLResponse
 
 from schemas.states import RunState
 from schemas.tenant import is_tenant_id
+from streams.quality import QualityReader
 from streams.web.parts import TenantPath, Use
 from streams.web.shape import bars, knobs, nodes
 from streams.web.templating import page
+from streams.why import tenant_reasons
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -68,6 +70,9 @@ async def tenant(use: Use, tenant_id: TenantPath) -> HTMLResponse:
         versions=await use.reader.versions(tenant_id),
         dead=await use.reader.dead_letters(tenant=tenant_id, limit=20),
         pipelines=[(each, knobs(each.entry)) for each in use.pipelines.all],
+        reasons=tenant_reasons(why := await use.reader.why_tenant(tenant_id), use.pipelines.limits),
+        decisions=why["decisions"],
+        incidents=await QualityReader(use.ledger.calls).incidents(tenant=tenant_id, state="open", limit=20),
         now=use.ledger.clock.now(),
     )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from agents import validate
+from agents.arrivals import look
 from schemas.training import TrainingConfig
 from streams.stage import GiveUp
 from tests.fakes import FakeObjects
@@ -44,6 +45,13 @@ async def test_equal_data_has_an_equal_fingerprint_and_other_data_another(use):
     put(use, **{"b.jsonl": ROWS.replace(b"view", b"like")})
     three = await validate(requested(), use)
     assert one.fingerprint == two.fingerprint != three.fingerprint
+
+
+async def test_the_look_for_data_that_arrived_sees_just_what_validate_sees(use):
+    put(use, **{"a.jsonl": ROWS, "b.json": b'[{"user_id": "u"}]', "_SUCCESS": b""})
+    seen = await look("acme", use)
+    assert seen.fingerprint == (await validate(requested(), use)).fingerprint
+    assert sorted(seen.files.values()) == sorted([len(ROWS), 18])
 
 
 async def test_markers_hidden_and_temporary_files_are_not_data(use):

@@ -81,6 +81,10 @@ class FakeReader:
             raise NotFound("unknown_tenant", f"there is no tenant {tenant_id}")
         return Tenant(tenant_id, None, "active", None, NOW, own[0].run_id, own[0].state, NOW, None, 3, NOW)
 
+    async def why_tenant(self, tenant_id: str) -> dict[str, Any]:
+        facts: dict[str, Any] = {key: [] for key in ("open", "pauses", "schedules", "decisions")}
+        return facts | {"tenant_id": tenant_id, "status": "active", "now": NOW, "arrivals": None}
+
     async def versions(self, tenant_id: str) -> list[ModelVersion]:
         return [ModelVersion(3, "live", None, 1, "models/acme/", "indices/acme/", None, None, NOW, NOW, None)]
 
