@@ -26,6 +26,9 @@ SCHEDULES, SLOTS = 20, 200
 """How many are moved on in one transaction."""
 
 
+_BACKFILLS = "select 1 from backfills where state = 'running' limit 1"
+
+
 class Timers:
     """Polls the two tables; every step is one transaction that a crash undoes whole."""
 
@@ -36,8 +39,8 @@ class Timers:
         """Fire until cancelled."""
         while True:
             try:
-                made, fired = await self.make_slots(), await self.fire_slots()
-                if made or fired:
+                made, fed, fired = await self.make_slots(), await self.feed(), await self.fire_slots()
+                if made or fed or fired:
                     continue
             except Exception as error:
                 if not (is_outage(error) or is_conflict(error)):
@@ -53,6 +56,12 @@ class Timers:
             for row in rows:
                 await make_slots(raw, row, now)
         return len(rows)
+
+    async def feed(self) -> int:
+        """Let the next slots of backfills become due; how many."""
+        if not await self._connection.fetch(_BACKFILLS):
+            return 0
+        return int(await self._connection.value("select feed_backfills($1)", self._clock.now()))
 
     async def fire_slots(self) -> int:
         """Turn due slots into requests; how many slots were due. Requests and slots are one transaction."""

@@ -1,7 +1,7 @@
 """`tidemill why`: from what the ledger knows of a run, the one thing that it waits for now; of a tenant, when it runs and why not. Pure."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 SHOWN = 5
@@ -97,8 +97,12 @@ def _place(facts: Mapping[str, Any], limits: Mapping[str, int], now: datetime) -
         return Reason("limit", f"waits at {stage} for one of the {most} places of {name}, all held ({named}); {facts['ahead']} steps go before it")
     if (bound := quota.get("concurrent")) and facts["in_hand"] >= bound:
         return Reason("quota", f"waits at {stage}: the tenant has {facts['in_hand']} of the {bound} steps in hand that its quota allows at a time")
-    if (bound := quota.get("per_hour")) and facts["begun"] >= bound:
-        return Reason("quota", f"waits at {stage}: the tenant began {facts['begun']} of the {bound} runs that its quota allows within an hour")
+    for name, window, words in (("burst", timedelta(minutes=1), "a minute"), ("per_hour", timedelta(hours=1), "an hour")):
+        begun = [at for at in facts["begun_at"] or [] if at > now - window]
+        if (bound := quota.get(name)) and len(begun) >= bound:
+            free = _span(begun[len(begun) - bound] + window, now)
+            said = f"the tenant began {len(begun)} of the {bound} runs that its quota allows within {words}"
+            return Reason("quota", f"waits at {stage}: {said} ({name}); the next may begin in {free}")
     since = _span(now, facts["ready_at"])
     return Reason("turn", f"is ready for {stage} since {since}: {facts['ahead']} steps go before it, {facts['workers']} workers are alive")
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from streams.cli import dead, models, moves, pauses, platform, proof, quality, runs, schedules, tenants, topics
+from streams.cli import backfill, dead, models, moves, pauses, platform, proof, quality, runs, schedules, tenants, topics
 from streams.cli.config import config
 from streams.cli.doctor import doctor
 from streams.cli.frame import FAILED, CliError
@@ -34,7 +34,7 @@ for verb in (
 ):
     app.command()(verb)
 for name, verbs in (
-    *(("tenants", tenants.app), ("schedules", schedules.app)),
+    *(("tenants", tenants.app), ("schedules", schedules.app), ("backfill", backfill.app)),
     *(("quality", quality.app), ("dead", dead.app), ("pipelines", models.pipelines), ("topics", topics.app)),
 ):
     app.add_typer(verbs, name=name)

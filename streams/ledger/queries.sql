@@ -145,9 +145,9 @@ select r.run_id, r.tenant_id, r.pipeline, r.state, r.stage, r.code, r.reason, r.
        (select array_agg(x.tenant_id order by l.n) from limit_slots l join runs x on x.run_id = l.run_id where l.name = s.limit_name) as limit_holders,
        (select count(*) from pipeline_heads g join steps q on q.run_id = g.active_run
           where g.tenant_id = r.tenant_id and (q.worker is not null or q.state = 'waiting')) as in_hand,
-       (select count(*) from runs b join steps q on q.run_id = b.run_id and q.input_id = b.request_id
+       (select array_agg(q.started_at order by q.started_at) from runs b join steps q on q.run_id = b.run_id and q.input_id = b.request_id
           where b.tenant_id = r.tenant_id and b.requested_at > clock_timestamp() + c.ahead - interval '1 day'
-            and q.started_at > clock_timestamp() + c.ahead - interval '1 hour') as begun
+            and q.started_at > clock_timestamp() + c.ahead - interval '1 hour') as begun_at
 from runs r
 join tenants t using (tenant_id)
 cross join clock c
@@ -177,3 +177,20 @@ select run_id from runs where tenant_id = $1 and state in ('pending', 'running',
 
 -- pauses_of(tenant): the pauses that cover it now.
 select pipeline, tenant_id, reason, paused_by, since from pauses where ended_at is null and (tenant_id is null or tenant_id = $1) order by since;
+
+-- backfills(id or null, limit): backfills with how far they are, newest first.
+select b.backfill_id, b.schedule, b.pipeline, b.first_day, b.last_day, b.chosen, b.at_once, b.state, b.changed_by, b.made_at, b.changed_at,
+       p.slots, p.planned, p.open, p.succeeded, p.failed, p.skipped
+from backfills b cross join lateral (
+    select count(*) as slots, count(*) filter (where s.state in ('planned', 'due', 'held')) as planned,
+           count(*) filter (where s.state = 'fired' and r.finished_at is null) as open,
+           count(*) filter (where s.state = 'fired' and r.state in ('succeeded', 'succeeded_with_warnings')) as succeeded,
+           count(*) filter (where s.state = 'fired' and r.finished_at is not null and r.state not in ('succeeded', 'succeeded_with_warnings')) as failed,
+           count(*) filter (where s.state = 'skipped') as skipped
+    from slots s left join runs r on r.run_id = s.run_id where s.backfill_id = b.backfill_id
+) p
+where $1::uuid is null or b.backfill_id = $1
+order by b.made_at desc, b.backfill_id limit $2;
+
+-- backfills_between(low, high): the first backfills whose ids lie in a range.
+select backfill_id as id from backfills where backfill_id between $1 and $2 order by backfill_id limit 3;

@@ -7,6 +7,7 @@ from streams.clock import Clock
 from streams.ledger.connection import Connection
 from streams.ledger.queries import queries
 from streams.ledger.rows import (
+    Backfill,
     Backlog,
     Cause,
     DeadLetter,
@@ -177,6 +178,14 @@ class Reader:
     async def pauses(self, *, past: bool = False, limit: int = 1000) -> list[Pause]:
         """Who begins nothing now; with `past` also who did not."""
         return await self._all(Pause, "pauses", past, limit)
+
+    async def backfills(self, backfill_id: UUID | None = None, limit: int = 100) -> list[Backfill]:
+        """The newest first; or the one of this id."""
+        return await self._all(Backfill, "backfills", backfill_id, limit)
+
+    async def find_backfill(self, text: str) -> UUID:
+        """The backfill with this id, or the only one whose id begins so."""
+        return await self._find(text, "backfill", "backfills_between", "tidemill backfill list")
 
     async def _find(self, text: str, what: str, query: str, where: str) -> UUID:
         digits = text.strip().lower().replace("-", "")

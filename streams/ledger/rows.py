@@ -1,7 +1,7 @@
 """What the reader gives: one frozen row a question, the same for CLI, API and pages; its fields are the JSON that scripts rely on."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -263,6 +263,34 @@ class ScheduleChange:
     changed_by: str
     changed_at: datetime
     rule: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Past due times of a schedule that are made up for, and how far that is: of `slots` so many are planned, open, and over."""
+
+    backfill_id: UUID
+    schedule: str
+    pipeline: str
+    first_day: date
+    last_day: date
+    chosen: Json
+    at_once: int
+    state: str
+    changed_by: str
+    made_at: datetime
+    changed_at: datetime
+    slots: int
+    planned: int
+    open: int
+    succeeded: int
+    failed: int
+    skipped: int
+
+    @property
+    def percent(self) -> float:
+        """How much of it is over."""
+        return round(100 * (self.slots - self.planned - self.open) / self.slots, 1) if self.slots else 100.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from streams.web import api, asyncapi, commands, everyone, journal, metrics, pages, pauses, probes, quality, schedules
+from streams.web import api, asyncapi, backfill, commands, everyone, journal, metrics, pages, pauses, probes, quality, schedules
 from streams.web.errors import speak_json
 from streams.web.guard import Guard
 from streams.web.parts import Parts
@@ -19,7 +19,7 @@ def make_web(parts: Parts, *, hosts: Collection[str] = ()) -> ASGIApp:
     app = FastAPI(title="Tidemill", version="1", docs_url=None, redoc_url=None)
     app.state.parts = parts
     speak_json(app)
-    for part in (probes, metrics, asyncapi, api, commands, everyone, pauses, schedules, quality, journal, pages):
+    for part in (probes, metrics, asyncapi, api, commands, everyone, pauses, schedules, backfill, quality, journal, pages):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(packages=[("streams.web", "static")]), name="static")
     return Guard(app, hosts={*LOCAL, *hosts})

@@ -20,11 +20,11 @@ router = APIRouter(prefix="/api/v1", tags=["api"])
 
 PATIENCE = 10.0
 """Seconds until the caller hears that the ledger has not answered; what was asked may still be done."""
-_NOT_FOUND = frozenset({"unknown_tenant", "unknown_run", "unknown_schedule"})
+_NOT_FOUND = frozenset({"unknown_tenant", "unknown_run", "unknown_schedule", "unknown_backfill"})
 _CONFLICT = frozenset(
     {
         *("run_over", "run_not_over", "run_superseded", "tenant_busy", "stage_not_reached"),
-        *("tenant_suspended", "tenant_deleted", "schedule_bound"),
+        *("tenant_suspended", "tenant_deleted", "schedule_bound", "backfill_over"),
     }
 )
 

@@ -80,7 +80,7 @@ async def shown(use: Use) -> HTMLResponse:
     """All schedules with their next fires and their last slots."""
     now = use.ledger.clock.now()
     cards = [(each, _fires(each, now), await use.reader.slots(each.schedule_id, 10)) for each in await use.reader.schedules()]
-    return page("schedules.html", cards=cards, now=now)
+    return page("schedules.html", cards=cards, pauses=await use.reader.pauses(), backfills=await use.reader.backfills(limit=20), now=now)
 
 
 def _fires(found: Schedule, now: Any) -> list[Fire]:

@@ -128,6 +128,14 @@ async def test_a_quota_of_runs_an_hour_holds_and_blocks_nobody_else(queue: Queue
     assert await queue.claim(10, ahead=timedelta(minutes=61)) == ["bounded"] * 3
 
 
+async def test_a_burst_is_bounded_by_the_minute_and_the_hour_still_holds(queue: Queue) -> None:
+    await queue.tenant("eager", burst=2, per_hour=5)
+    await queue.ready("eager", 20)
+    begun = [len(await queue.claim(10, ahead=timedelta(seconds=61 * n))) for n in range(4)]
+    assert begun == [2, 2, 1, 0]
+    assert len(await queue.claim(10, ahead=timedelta(minutes=61))) == 2
+
+
 async def test_limits_of_a_neighbour_are_shared_by_turns_too(queue: Queue) -> None:
     await queue.tenant("noisy")
     await queue.tenant("quiet")

@@ -46,7 +46,7 @@ end $$;
 
 -- has_quota(tenant): whether the tenant's own settings bound how much of it goes on; then the dispatcher begins its runs.
 create function has_quota(p_tenant text) returns boolean language sql stable as $$
-    select settings -> 'dispatch' ?| '{concurrent,per_hour}' from tenants where tenant_id = p_tenant
+    select settings -> 'dispatch' ?| '{concurrent,per_hour,burst}' from tenants where tenant_id = p_tenant
 $$;
 
 -- set_step_ready(run, next, input, now, worker): the run's next step, leased to `worker` or left for the dispatcher; a stage

@@ -23,15 +23,18 @@ create trigger steps_turn before insert or update of due_at, state on steps for 
 
 -- quota_left(tenant, now): how many more steps, and how many more runs, of a tenant with a quota may begin; null: any. Counted in rows, under a lock.
 create function quota_left(p_tenant text, p_now timestamptz, out steps integer, out runs integer) language plpgsql as $$
-declare v_own jsonb;
+declare v_own jsonb; v_hour integer; v_burst integer;
 begin
     perform pg_advisory_xact_lock(hashtext('quota ' || p_tenant));
     select settings -> 'dispatch' into v_own from tenants where tenant_id = p_tenant;
     steps := (v_own ->> 'concurrent')::int - (select count(*) from pipeline_heads h join steps s on s.run_id = h.active_run
         where h.tenant_id = p_tenant and (s.worker is not null or s.state = 'waiting'));
-    runs := (v_own ->> 'per_hour')::int - (select count(*) from (
-            select run_id, request_id from runs where tenant_id = p_tenant order by requested_at desc limit (v_own ->> 'per_hour')::int + 8) r
-        join steps s on s.run_id = r.run_id and s.input_id = r.request_id where s.started_at > p_now - interval '1 hour');
+    v_hour := (v_own ->> 'per_hour')::int; v_burst := (v_own ->> 'burst')::int;
+    if v_hour is null and v_burst is null then return; end if;
+    select least(v_hour - count(*) filter (where s.started_at > p_now - interval '1 hour'),   -- least() passes over what is null
+                 v_burst - count(*) filter (where s.started_at > p_now - interval '1 minute')) into runs
+    from (select run_id, request_id from runs where tenant_id = p_tenant order by requested_at desc limit greatest(v_hour, v_burst) + 8) r
+    join steps s on s.run_id = r.run_id and s.input_id = r.request_id;
 end $$;
 
 -- may_begin(step): whether no pause keeps a ready step; the end of a run that was cancelled is no beginning.
@@ -64,7 +67,7 @@ begin
     v_room := v_room - v_n;
 
     v_quota := '{}';   -- tenant -> {steps, runs} that may still begin
-    for v_tenant in select tenant_id from tenants t where settings -> 'dispatch' ?| '{concurrent,per_hour}'
+    for v_tenant in select tenant_id from tenants t where settings -> 'dispatch' ?| '{concurrent,per_hour,burst}'
                     and exists (select 1 from steps s where s.tenant_id = t.tenant_id and s.worker is null and s.state = 'ready' and s.turn > 0) order by tenant_id loop
         select * into v_left from quota_left(v_tenant, p_now);
         v_quota := v_quota || jsonb_build_object(v_tenant, jsonb_build_object('steps', v_left.steps, 'runs', v_left.runs));

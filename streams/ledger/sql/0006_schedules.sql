@@ -28,10 +28,11 @@ create table slots (
     tenant_id   text not null,
     due         timestamptz not null,
     fire_at     timestamptz not null,
-    state       text not null default 'due' check (state in ('due', 'held', 'fired', 'skipped')),   -- held: until a pause ends
+    state       text not null default 'due' check (state in ('planned', 'due', 'held', 'fired', 'skipped')),   -- planned: of a backfill; held: until a pause ends
     reason      text,
     run_id      uuid,
     fired_at    timestamptz,
+    backfill_id uuid,
     primary key (schedule_id, tenant_id, due)
 );
 create index slots_due on slots (fire_at) where state = 'due';

@@ -38,7 +38,7 @@ end $$;
 create function drop_schedule(p_schedule uuid, p_by text, p_now timestamptz) returns void language plpgsql as $$
 begin
     perform note_schedule(p_schedule, 'deleted', p_by, p_now);
-    update slots set state = 'skipped', reason = 'the schedule was deleted', fired_at = p_now where schedule_id = p_schedule and state in ('due', 'held');
+    update slots set state = 'skipped', reason = 'the schedule was deleted', fired_at = p_now where schedule_id = p_schedule and state in ('planned', 'due', 'held');
     delete from schedules where schedule_id = p_schedule;
 end $$;
 
@@ -111,11 +111,11 @@ begin
     where tenant_id = coalesce(p_tenant, tenant_id) and pipeline = coalesce(p_pipeline, pipeline) and paused <> is_paused(tenant_id, pipeline);
 end $$;
 
--- hold_slots(slots as [{schedule_id, tenant_id, due}]): those still paused wait for the end of the pause. Before any request of the transaction.
+-- hold_slots(slots as [{schedule_id, tenant_id, due}]): those still paused wait for the end of the pause, those of a backfill for its next look. Before any request of the transaction.
 create function hold_slots(p_slots jsonb) returns void language plpgsql as $$
 begin
     perform pg_advisory_xact_lock_shared(hashtext('pauses'));
-    update slots s set state = 'held', reason = 'paused' from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz), schedules c
+    update slots s set state = case when s.backfill_id is null then 'held' else 'planned' end, reason = 'paused' from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz), schedules c
     where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due and c.schedule_id = s.schedule_id and is_paused(s.tenant_id, c.pipeline);
 end $$;
 
@@ -138,10 +138,10 @@ $$;
 -- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say.
 create function due_slots(p_now timestamptz, p_most integer)
 returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql as $$
-    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, c.overlap, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
+    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
     from slots s join schedules c using (schedule_id)
     left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
-    where s.state = 'due' and s.fire_at <= p_now and not (c.overlap = 'queue' and h.pending_run is not null)
+    where s.state = 'due' and s.fire_at <= p_now and not ((c.overlap = 'queue' or s.backfill_id is not null) and h.pending_run is not null)
     order by s.fire_at limit p_most for update of s skip locked
 $$;
 
