@@ -68,7 +68,8 @@ class Timers:
         now = self._clock.now()
         async with self._connection.transaction() as raw:
             rows = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
-            point("slot.firing")
+            if rows:
+                point("slot.firing")
             if held := [_key(row) for row in rows if row["paused"]]:
                 await raw.execute("select hold_slots($1)", held)
             rows = [row for row in rows if not row["paused"]]

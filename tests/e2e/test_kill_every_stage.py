@@ -1,40 +1,17 @@
 """SIGKILL in the middle of each stage of the real pipeline: the run succeeds all the same, and no neighbour accepted anything twice."""
 
-import asyncio
-import json
-import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aioboto3
-import asyncpg
-import httpx
 import pytest
-from aiokafka import AIOKafkaProducer
 
-from reference.synthetic import generate, write
-from streams.local.ports import HOST
-from streams.settings import from_stack
-from tests.chaos.proxy import Proxy, address, proxied
-from tests.chaos.workers import ROOT, Worker, clean_environment
-from tests.integration.test_reference_neighbours import free_ports
-from tests.stack import running_servers
+from tests.chaos.workers import Worker
+from tests.e2e.house import House, finished, furnish, in_state, publish, state_of, until
 
 pytestmark = pytest.mark.timeout(120)
-
-PATIENCE = 60.0
-QUICK = {
-    "TIDEMILL_ML_ENGINE__POLL_EVERY": "PT2S",
-    "TIDEMILL_RETRY__EVERY": "PT1S",
-    "TIDEMILL_INFERENCE__HEALTH_DEADLINE": "PT20S",
-    "TIDEMILL_RUNTIME__UNKNOWN_TENANTS": "create",
-}
 
 
 @dataclass(frozen=True)
@@ -77,44 +54,6 @@ EFFECTS = {"train": "/api/v1/train", "deploy": "/api/v1/deploy", "warm": "/api/v
 """What a succeeded run must have asked of its neighbours: stage and path, each once a round."""
 
 
-@dataclass
-class House:
-    """The servers, their addresses, and the ledger."""
-
-    home: Path
-    at: dict[str, Any]
-    ledger: "asyncpg.Connection[Any]"
-    store: Proxy
-    http: httpx.AsyncClient
-
-    @property
-    def environment(self) -> dict[str, str]:
-        store = {"TIDEMILL_S3__ENDPOINT": f"http://{HOST}:{self.store.port}"}
-        return {**QUICK, **store, "TIDEMILL_HOME": str(self.home)}
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
-    home = tmp_path_factory.mktemp("kills", numbered=True) / "home"
-    with running_servers(home, neighbours=True) as addresses:
-        command = [sys.executable, "-m", "streams.cli", "init"]
-        subprocess.run(command, cwd=ROOT, env=clean_environment({"TIDEMILL_HOME": str(home)}), check=True, timeout=60)
-        yield home, addresses
-
-
-@pytest.fixture
-async def house(servers: tuple[Path, dict[str, Any]]) -> AsyncIterator[House]:
-    home, at = servers
-    async with AsyncExitStack() as stack:
-        ledger = await asyncpg.connect(at["postgres"])
-        stack.push_async_callback(ledger.close)
-        store = await stack.enter_async_context(proxied(*address(at["s3"]["endpoint"]), free_ports(1)[0]))
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
-        yield House(home, at, ledger, store, http)
-        for neighbour in ("ml_engine", "inference"):
-            await http.delete(f"{at[neighbour]}/_faults")
-
-
 @pytest.mark.parametrize("kill", KILLS, ids=lambda kill: kill.name)
 async def test_a_worker_killed_in_any_stage_loses_and_doubles_nothing(house: House, kill: Kill, tmp_path: Path) -> None:
     tenant = f"kill-{kill.name.replace('.', '-').replace('_', '-')}"
@@ -154,46 +93,3 @@ async def assert_one_effect_a_stage(house: House, tenant: str, run: str) -> None
         journal += (await house.http.get(f"{house.at[neighbour]}/journal", params={"tenant": tenant})).json()
     accepted = Counter((":".join(row["idempotency_key"].split(":")[:3]), row["path"]) for row in journal)
     assert accepted == {(f"{run}:{stage}:1", path): 1 for stage, path in EFFECTS.items()}
-
-
-async def furnish(house: House, tenant: str, folder: Path) -> None:
-    """Tiny training data of one tenant."""
-    files = write(generate(tenant, 30, 20, 400, seed=1).train, folder / tenant, parts=1)
-    keys = house.at["s3"]
-    session = aioboto3.Session(keys["access_key"], keys["secret_key"], region_name="us-east-1")
-    async with session.client("s3", endpoint_url=keys["endpoint"]) as s3:
-        for file in files:
-            await s3.upload_file(str(file), "embeddings-training-data", f"training-data/{tenant}/latest/{file.name}")
-
-
-async def publish(house: House, tenant: str, config: dict[str, int]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=from_stack(house.at)["kafka"]["bootstrap"], acks="all")
-    await producer.start()
-    try:
-        value = json.dumps({"tenant_id": tenant, "model_config": config}).encode()
-        await producer.send_and_wait("training.requested", value, key=tenant.encode())
-    finally:
-        await producer.stop()
-
-
-async def in_state(house: House, tenant: str, stage: str, state: str) -> bool:
-    query = "select count(*) from steps where tenant_id = $1 and stage = $2 and state = $3"
-    return bool(await house.ledger.fetchval(query, tenant, stage, state))
-
-
-async def finished(house: House, tenant: str) -> Any:
-    return await house.ledger.fetchrow("select * from runs where tenant_id = $1 and finished_at is not null", tenant)
-
-
-async def state_of(house: House, tenant: str) -> str:
-    steps = await house.ledger.fetch("select to_jsonb(s)::text from steps s where tenant_id = $1", tenant)
-    return "\n".join(row[0] for row in steps)
-
-
-async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The first answer that is something."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := await ask()):
-        assert time.monotonic() < deadline, "it did not happen in a minute"
-        await asyncio.sleep(0.02)
-    return found
