@@ -17,6 +17,8 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 Take = Callable[[Arrived], Awaitable[None]]
+SESSION = 20
+"""Seconds that Kafka keeps the partitions of a worker of which it hears nothing."""
 WINDOW = 64
 """Records of one topic on their way into the ledger at a time; acknowledged strictly in their order."""
 
@@ -41,7 +43,7 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
         topic_replication_factor=kafka.replication,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{kafka.app_id}-{slot}",
-        broker_session_timeout=20,
+        broker_session_timeout=SESSION,
         broker_heartbeat_interval=2,
         broker_rebalance_timeout=60,
         broker_request_timeout=90,

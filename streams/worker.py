@@ -11,6 +11,7 @@ from typing import Any
 import faust
 import structlog
 
+from streams import leave
 from streams.beside import beside
 from streams.clock import Clock
 from streams.gaps import Gaps
@@ -43,6 +44,8 @@ class WorkerApp(faust.App):
     clock: Clock
     runtime: Runtime
     reconciler: Reconciler
+    leaving: bool
+    """Whether its end gives its partitions up, as when there shall be fewer workers from now on."""
     _stack: AsyncExitStack
 
     async def on_start(self) -> None:
@@ -85,6 +88,8 @@ class WorkerApp(faust.App):
         if hasattr(self, "runtime"):
             log.info("stopping: steps in hand get their grace, then they are given back", slot=self.membership.slot)
             await self.runtime.drain(GRACE)
+            if self.leaving:
+                leave.at_stop(self)
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
@@ -102,8 +107,11 @@ class Worker(faust.Worker):
         return
 
 
-def run(settings: Settings, *, slot: int | None = None) -> int:
-    """Run a worker until it is told to stop. Exit code: 0 stopped, 1 it failed, 3 what it needs is not there."""
+def run(settings: Settings, *, slot: int | None = None, leaving: bool = False) -> int:
+    """Run a worker until it is told to stop; `leaving`: its partitions are others' at once then.
+
+    Exit code: 0 stopped, 1 it failed, 3 what it needs is not there.
+    """
     set_up(settings)
     _use_uvloop()
     clock = Clock()
@@ -117,7 +125,7 @@ def run(settings: Settings, *, slot: int | None = None) -> int:
     pipelines = Pipelines.load(settings)
     app = make_app(settings, slot=membership.slot, app_class=WorkerApp)
     assert isinstance(app, WorkerApp)
-    app.pipelines, app.membership, app.clock = pipelines, membership, clock
+    app.pipelines, app.membership, app.clock, app.leaving = pipelines, membership, clock, leaving
 
     async def take(record: Any) -> None:
         await app.runtime.inbox.take(record)

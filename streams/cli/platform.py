@@ -57,6 +57,7 @@ def init() -> None:
 def worker(
     role: Annotated[Role, typer.Option(help="`run`: agents and executor; `view`: the Faust table, the API and the status pages.")] = Role.RUN,
     slot: Annotated[int | None, typer.Option(help="A fixed slot; default: the lowest free one.", min=1, max=256)] = None,
+    leave: Annotated[bool, typer.Option("--leave", help="Hand its partitions over when it is told to stop: there will be fewer workers.")] = False,
     crash_at: Annotated[str | None, typer.Option(metavar="POINT[:AFTER]", help="For tests: die by SIGKILL at this fault point.")] = None,
 ) -> None:
     """Run a worker in the foreground until it is told to stop.
@@ -73,7 +74,7 @@ def worker(
         raise typer.Exit(run_view(settings))
     from streams.worker import run
 
-    raise typer.Exit(run(settings, slot=slot))
+    raise typer.Exit(run(settings, slot=slot, leaving=leave))
 
 
 def _arm(crash_at: str) -> None:

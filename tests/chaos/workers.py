@@ -53,10 +53,10 @@ class Worker:
         """Whether this life is at work."""
         return self.running and READY.search(self.said()) is not None
 
-    async def start(self, crash_at: str | None = None) -> None:
+    async def start(self, crash_at: str | None = None, *, flags: tuple[str, ...] = ()) -> None:
         """A new life; with `crash_at` it ends at that fault point."""
         assert not self.running, f"{self.name} is alive"
-        flags = ["--crash-at", crash_at] if crash_at else []
+        flags = (*flags, "--crash-at", crash_at) if crash_at else flags
         self._read = self.log.stat().st_size if self.log.exists() else 0
         environment = clean_environment(self.environment)
         command = [sys.executable, "-m", "streams.cli", "worker", *flags]
