@@ -99,6 +99,8 @@ class FakeObjects:
         self.buckets = set(buckets)
         self.files: dict[tuple[str, str], bytes] = {}
         self.writes: list[str] = []
+        self.modified = datetime.now(UTC)
+        """When all of it was written."""
 
     async def bucket_exists(self, bucket: str) -> bool:
         return bucket in self.buckets
@@ -106,7 +108,7 @@ class FakeObjects:
     async def list(self, bucket: str, prefix: str) -> AsyncIterator[Object]:
         for where, key in sorted(self.files):
             if where == bucket and key.startswith(prefix):
-                yield Object(key, len(self.files[where, key]), hashlib.md5(self.files[where, key]).hexdigest())
+                yield Object(key, len(self.files[where, key]), hashlib.md5(self.files[where, key]).hexdigest(), self.modified)
 
     async def download(self, bucket: str, key: str, path: Path, *, sha256: str | None = None, limit: int = 1 << 30) -> None:
         await asyncio.to_thread(path.write_bytes, await self.get(bucket, key, limit=limit))

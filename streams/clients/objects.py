@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import aioboto3
+import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import (
     BotoCoreError,
@@ -40,6 +42,7 @@ class Object(NamedTuple):
     key: str
     size: int
     etag: str
+    modified: datetime
 
 
 class ObjectMissing(TryAgain):
@@ -96,7 +99,7 @@ class S3ObjectStore:
         with _named(bucket, prefix):
             async for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for each in page.get("Contents", []):
-                    yield Object(each["Key"], each["Size"], each["ETag"].strip('"'))
+                    yield Object(each["Key"], each["Size"], each["ETag"].strip('"'), each["LastModified"])
 
     async def download(self, bucket: str, key: str, path: Path, *, sha256: str | None = None, limit: int = LARGEST_DOWNLOAD) -> None:
         with _named(bucket, key):
@@ -160,9 +163,13 @@ class S3ObjectStore:
         wanted = f"bytes=0-{count - 1}" if count > 0 else f"bytes={count}"
         with _named(bucket, key):
             answer = await self._s3.get_object(Bucket=bucket, Key=key, Range=wanted)
-            body = answer["Body"]
-            async with body:
-                return (await body.read(abs(count)))[: abs(count)]
+            missing, data = min(abs(count), answer["ContentLength"]), b""
+            async with answer["Body"] as body:
+                while missing and (chunk := await body.content.read(missing)):  # as much as is there, which may be less
+                    data, missing = data + chunk, missing - len(chunk)
+        if missing:
+            raise TryAgain(f"s3://{bucket}/{key}: the object store sent too little; look at its log", code="s3_error")
+        return data
 
     async def delete_prefix(self, bucket: str, prefix: str) -> int:
         if prefix.count("/") < 2:
@@ -219,7 +226,7 @@ def _named(bucket: str, key: str = "") -> Iterator[None]:
         raise GiveUp("there are no credentials for the object store; set TIDEMILL_S3__ACCESS_KEY and …SECRET_KEY", code="s3_forbidden") from error
     except ClientError as error:
         raise _answer(error, where) from error
-    except (ReadTimeoutError, BotoCoreError, OSError) as error:
+    except (ReadTimeoutError, BotoCoreError, aiohttp.ClientError, OSError) as error:
         raise TryAgain(f"{where}: the object store broke off ({type(error).__name__}); look at its log", code="s3_error") from error
 
 

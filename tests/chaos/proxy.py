@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-_CHUNK = 65_536
+CHUNK = 65_536
+
+
+class Over(Exception):
+    """A proxy has said all that it will on this connection."""
 
 
 class Proxy:
@@ -77,22 +81,38 @@ class Proxy:
         there, back = await asyncio.open_connection(*self._target)
         self._writers |= {writer, back}
         try:
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            with suppress(Over):
+                await asyncio.gather(self.forth(reader, back, writer), self.back(there, writer))
         finally:
             self._writers -= {writer, back}
             for one in (writer, back):
                 one.transport.abort() if self.refusing else one.close()
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while chunk := await source.read(_CHUNK):
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            await self._flowing.wait()
-            target.write(chunk)
-            await target.drain()
-        with suppress(OSError, RuntimeError):
-            if target.can_write_eof():
-                target.write_eof()
+    async def forth(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
+        """Pass on what the client says."""
+        while chunk := await source.read(CHUNK):
+            await self.pass_on(chunk, target)
+        _end(target)
+
+    async def back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Pass on what the server answers."""
+        while chunk := await source.read(CHUNK):
+            await self.pass_on(chunk, target)
+        _end(target)
+
+    async def pass_on(self, chunk: bytes, target: asyncio.StreamWriter) -> None:
+        """As late as the network is slow."""
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        await self._flowing.wait()
+        target.write(chunk)
+        await target.drain()
+
+
+def _end(target: asyncio.StreamWriter) -> None:
+    with suppress(OSError, RuntimeError):
+        if target.can_write_eof():
+            target.write_eof()
 
 
 @asynccontextmanager

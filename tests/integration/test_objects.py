@@ -15,6 +15,8 @@ from streams.local.stack import Stack, running
 from streams.settings import S3Settings
 from streams.stage import GiveUp, TryAgain
 from streams.step import LeaseLost
+from tests.chaos.proxy import address
+from tests.chaos.store import Store
 from tests.fakes import a_step, in_hand
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.looptime(False), pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -117,3 +119,41 @@ async def test_a_store_that_is_down_costs_no_attempt(s3, tmp_path: Path):
         with pytest.raises(TryAgain) as said:
             await store.bucket_exists(BUCKET)
     assert (said.value.code, said.value.free, said.value.waiting_for) == ("s3_down", True, "s3")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def behind(s3: S3Settings) -> AsyncIterator[tuple[Store, ObjectStore]]:
+    """The store as seen through a proxy that can spoil what goes through."""
+    proxy = Store(*address(s3.endpoint or ""))
+    await proxy.start(0)
+    try:
+        async with open_objects(s3.model_copy(update={"endpoint": f"http://127.0.0.1:{proxy.port}"})) as store:
+            yield proxy, store
+    finally:
+        await proxy.stop()
+
+
+READS = {
+    "get": lambda store, folder: store.get(BUCKET, "indices/acme/spoilt", limit=1 << 20),
+    "peek": lambda store, folder: store.peek(BUCKET, "indices/acme/spoilt", 1 << 19),
+    "download": lambda store, folder: store.download(BUCKET, "indices/acme/spoilt", folder / "file"),
+    "list": lambda store, folder: anext(store.list(BUCKET, "indices/acme/spoilt")),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("how", ["cut_short", "slow_downs"])
+async def test_half_an_answer_or_none_is_tried_again_and_never_taken_for_the_whole(behind, how, read, tmp_path):
+    proxy, store = behind
+    await store.put(BUCKET, "indices/acme/spoilt", b"0123456789abcdef" * 50_000)
+    whole = await read(store, tmp_path)
+    setattr(proxy, how, 50)
+    with pytest.raises(TryAgain) as said:
+        await read(store, tmp_path)
+    assert said.value.code in ("s3_error", "s3_down", "checksum_mismatch")
+    assert proxy.done >= 1
+    proxy.heal()
+    assert await read(store, tmp_path) == whole
+    setattr(proxy, how, 1)
+    if how == "slow_downs":  # one of them is nothing that anybody has to hear of
+        assert await read(store, tmp_path) == whole
