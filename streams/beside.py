@@ -14,6 +14,7 @@ from streams.pipelines import Pipelines
 from streams.projection import Projection
 from streams.services import Services
 from streams.settings import load
+from streams.sweeper import Sweeper
 
 
 @asynccontextmanager
@@ -25,18 +26,19 @@ async def beside(pipelines: Pipelines, services: Any, ledger: Ledger) -> AsyncIt
     settings, clock = pipelines.settings, ledger.clock
     dsn = settings.ledger.dsn.get_secret_value()
     telling, looking, finding = (Connection(dsn, name=f"tidemill-{name}", statement_timeout=60) for name in ("alerts", "absence", "arrivals"))
-    showing = Connection(dsn, name="tidemill-projection")
+    showing, sweeping = Connection(dsn, name="tidemill-projection"), Connection(dsn, name="tidemill-sweeper", statement_timeout=60)
     warehouse = Connection(settings.warehouse.dsn.get_secret_value(), name="tidemill-projection")
     alerts = Alerts(telling, services.monitoring, clock, kept=settings.quality.kept)
     projection = Projection(showing, warehouse, role=settings.quality.projector_role)
     absence = Absence(looking, clock, settings, load(settings.absence.judge))
     arrivals = Arrivals(finding, ledger, pipelines, services, load(settings.arrivals.look))
-    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals)]
+    sweeper = Sweeper(sweeping, services.objects, clock, settings)
+    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals, sweeper)]
     try:
         yield
     finally:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        for connection in (telling, looking, finding, showing, warehouse):
+        for connection in (telling, looking, finding, showing, sweeping, warehouse):
             await connection.close()

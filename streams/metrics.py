@@ -12,3 +12,4 @@ steps_reaped = Counter("tidemill_steps_reaped_total", "Steps taken from workers 
 outbox_failures = Counter("tidemill_outbox_failures_total", "Sends that Kafka did not acknowledge; their rows are sent again.")
 dead_letters = Counter("tidemill_dead_letters_total", "Records that could not be used.", ["topic", "code"])
 gaps = Counter("tidemill_offset_gaps_total", "Holes in the offsets read, by how they were closed.", ["topic", "how"])
+index_folders_swept = Counter("tidemill_index_folders_swept_total", "Index folders that nothing named, deleted by this worker.")

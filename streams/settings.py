@@ -107,6 +107,10 @@ class IndexSettings(Group):
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.95
     recall_floor: Annotated[float, Field(ge=0, le=1)] = 0.80
     """Below this the run fails with `recall_too_low` and the old index stays live."""
+    orphans_kept: timedelta = timedelta(days=1)
+    """How old a folder that nothing names must be before it is deleted."""
+    sweep_every: timedelta = timedelta(hours=6)
+    """How often such folders are looked for."""
 
 
 class RetrySettings(Group):

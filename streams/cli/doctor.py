@@ -11,6 +11,7 @@ from streams.cli.frame import run as run_async
 
 if TYPE_CHECKING:
     from streams.ledger.reader import Reader
+    from streams.ledger.rows import Sweep
     from streams.settings import Settings
 
 OLD = 30.0
@@ -103,7 +104,7 @@ def _agents(settings: "Settings") -> Finding:
 
 async def _work(reader: "Reader") -> list[Finding]:
     """Who works, and what is left undone."""
-    workers, left = await reader.workers(), await reader.backlog()
+    workers, left, swept = await reader.workers(), await reader.backlog(), await reader.sweep()
     alive = [each for each in workers if each.alive]
     lost = [each for each in workers if not each.alive and each.stopped_at is None]
     said = f"{len(alive)} alive with {sum(each.steps for each in alive)} steps in hand"
@@ -118,7 +119,18 @@ async def _work(reader: "Reader") -> list[Finding]:
         _judge("outbox", old, f"{left.outbox} events wait to be published{late}"),
         _judge("unpublishable", left.unpublishable > 0, f"{left.unpublishable} events were refused by Kafka for good"),
         _judge("steps", False, f"{left.steps_due} due and not yet claimed"),
+        _judge("index folders", False, _swept(swept)),
     ]
+
+
+def _swept(swept: "Sweep") -> str:
+    if swept.ended_at is None:
+        return "not swept yet"
+    left = f", {swept.waiting} that nothing names are kept until they are old enough" if swept.waiting else ""
+    left += f", {swept.unknown} are of runs that this ledger does not know" if swept.unknown else ""
+    return (
+        f"{swept.folders} that nothing named were deleted so far ({swept.bytes:,} bytes), the last look was at {swept.ended_at:%Y-%m-%d %H:%M}{left}"
+    )
 
 
 def _judge(name: str, wrong: bool, detail: str) -> Finding:

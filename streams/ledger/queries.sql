@@ -105,6 +105,9 @@ select (select count(*) from outbox) as outbox,
        (select count(*) from steps s, clock c where s.worker is null and s.state = 'ready' and s.due_at < clock_timestamp() + c.ahead) as steps_due,
        (select count(*) from incidents where state = 'open') as incidents;
 
+-- sweep(): what became of index folders that nothing names.
+select ended_at, folders, bytes, waiting, unknown from sweeps;
+
 -- run_counts(pipeline): how many runs are in each state.
 select state, count(*) as runs from runs where ($1::text is null or pipeline = $1) group by state order by state;
 

@@ -23,6 +23,7 @@ from streams.ledger.rows import (
     ScheduleChange,
     Slot,
     Step,
+    Sweep,
     Tenant,
     WorkerSeen,
 )
@@ -154,6 +155,9 @@ class Reader:
 
     async def backlog(self) -> Backlog:
         return (await self._all(Backlog, "backlog"))[0]
+
+    async def sweep(self) -> Sweep:
+        return (await self._all(Sweep, "sweep"))[0]
 
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         """How many runs are in each state."""

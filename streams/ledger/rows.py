@@ -215,6 +215,17 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """Index folders that nothing names: what was deleted so far, and what the last pass saw and left."""
+
+    ended_at: datetime | None
+    folders: int
+    bytes: int
+    waiting: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """When a pipeline is asked to run, for one tenant or (None) for all that have no schedule of their own."""
 

@@ -27,7 +27,7 @@ async def metrics(use: Use) -> Response:
 
 
 async def _fill(registry: CollectorRegistry, reader: Reader) -> None:
-    runs, backlog, workers = await reader.run_counts(), await reader.backlog(), await reader.workers()
+    runs, backlog, workers, swept = await reader.run_counts(), await reader.backlog(), await reader.workers(), await reader.sweep()
     by_state = Gauge("tidemill_runs", "Runs by state.", ["state"], registry=registry)
     for state in RunState:
         by_state.labels(state.value).set(runs.get(state, 0))
@@ -39,6 +39,9 @@ async def _fill(registry: CollectorRegistry, reader: Reader) -> None:
         "gaps_open": ("Holes in the offsets read that are not accounted for.", backlog.gaps),
         "incidents_open": ("Incidents, of data quality and of what did not happen, that are not over.", backlog.incidents),
         "steps_due": ("Steps that are due and in nobody's hands.", backlog.steps_due),
+        "index_folders_deleted": ("Index folders that nothing named and that were deleted so far, by all workers.", swept.folders),
+        "index_folders_waiting": ("Index folders that nothing names and that are not old enough yet.", swept.waiting),
+        "index_folders_unknown": ("Index folders of runs that this ledger does not know; they are left alone.", swept.unknown),
         "workers_alive": ("Workers whose lease runs.", sum(each.alive for each in workers)),
     }
     for name, (text, value) in numbers.items():

@@ -10,7 +10,7 @@ from agents import PIPELINES
 from streams.clock import Clock
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.reader import NotFound, Reader
-from streams.ledger.rows import Backlog, Cause, DeadLetter, Effect, Happening, ModelVersion, Run, RunDetail, Step, Tenant, WorkerSeen
+from streams.ledger.rows import Backlog, Cause, DeadLetter, Effect, Happening, ModelVersion, Run, RunDetail, Step, Sweep, Tenant, WorkerSeen
 from streams.pipelines import Pipelines
 from streams.settings import Settings
 from streams.table import States
@@ -101,6 +101,10 @@ class FakeReader:
     async def backlog(self) -> Backlog:
         self._ask()
         return Backlog(self.outbox, 2.5, 0, len(self.letters), 0, 0, 0)
+
+    async def sweep(self) -> Sweep:
+        self._ask()
+        return Sweep(None, 7, 700, 2, 1)
 
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         self._ask()
