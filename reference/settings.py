@@ -26,6 +26,8 @@ class ReferenceSettings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:20379/0")
+    warehouse: SecretStr = SecretStr("postgresql://tidemill@127.0.0.1:20432/warehouse")
+    """The tenants' tables, where `reference.warehouse` fills them."""
     allow_faults: bool = False
     """Whether `/_faults` may be used to make this neighbour misbehave."""
     allowed_hosts: str = ""

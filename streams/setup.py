@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from streams.kafka import open_admin
 from streams.ledger.migrate import migrate
 from streams.pipelines import Pipelines
-from streams.settings import S3Settings, Settings
+from streams.settings import S3Settings, Settings, load
 from streams.topics import create, declared
 
 log = structlog.get_logger(__name__)
@@ -20,9 +20,11 @@ DEFAULT_SCHEDULES = {"training-daily": ("training", "0 2 * * *"), "quality-6h": 
 """Name -> pipeline and cron, in UTC."""
 
 
-async def initialise(settings: Settings) -> None:
-    """Make what a fresh installation needs."""
+async def initialise(settings: Settings, *, warehouse: bool = False) -> None:
+    """Make what a fresh installation needs; `warehouse`: the watched tables too, as on a machine that has no other."""
     await asyncio.gather(asyncio.to_thread(migrate, settings.ledger.dsn.get_secret_value()), _topics(settings), _buckets(settings.s3))
+    if warehouse:
+        await load(settings.quality.tools).create_warehouse(settings)
     await _seed_offsets(settings)
     await _schedules(settings)
 

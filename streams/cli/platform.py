@@ -35,7 +35,11 @@ def up(
     raise typer.Exit(run_async(serve(settings.home, say=_say, worker=worker, quick=quick, faults=faults)))
 
 
-def init() -> None:
+def init(
+    warehouse: Annotated[
+        bool, typer.Option("--warehouse", help="Also the tables that data quality watches; a real warehouse brings its own.")
+    ] = False,
+) -> None:
     """Create the ledger's schema, the topics and the buckets; safe to run again.
 
     Example: tidemill init
@@ -47,7 +51,7 @@ def init() -> None:
     settings = load()
     set_up(settings)
     try:
-        asyncio.run(initialise(settings))
+        asyncio.run(initialise(settings, warehouse=warehouse))
     except Exception as error:
         if trouble := of_setup(error, settings):
             raise trouble from None

@@ -1,4 +1,4 @@
-"""What `scripts/demo` runs: the platform, three made-up tenants, a bare event on Kafka for each, and what came of it."""
+"""What `scripts/demo` runs: the platform, three made-up tenants, a bare event on Kafka for each, what came of it, and a fourth with bad data."""
 
 import argparse
 import asyncio
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from streams.local.child import Errand
 from streams.local.demo_home import begin_anew
+from streams.local.demo_quality import DirtyTenant
 from streams.local.demo_runs import Watched, follow, publish
 from streams.local.demo_screen import Screen
 from streams.local.errors import LocalError, first_cause
@@ -41,6 +42,8 @@ TENANTS = (
     Tenant("initech", 4_000, 1_500, 100_000, "parquet"),
 )
 """Of three sizes: the index of the largest is an IVF, the others are Flat."""
+DIRTY = Tenant("umbrella", 400, 250, 10_000, "jsonl")
+"""Whose data in the warehouse is spoiled, once the others are served."""
 
 
 class DemoPlatform(Platform):
@@ -54,12 +57,16 @@ class DemoPlatform(Platform):
         return self.home.path / "demo"
 
     def declare(self) -> list[ServerProcess]:
-        specs = [":".join(map(str, tenant)) for tenant in TENANTS]
+        specs = [":".join(map(str, tenant)) for tenant in (*TENANTS, DIRTY)]
         servers = super().declare()
         return [*servers, self._errand("seed", "--keep", str(self.kept), *specs)]
 
     def _errand(self, what: str, *words: str) -> Errand:
         return Errand(self.home, what, [f"reference.{what}", *words], environment=self._reference_environment(), after=[self.seaweedfs])
+
+    async def warehouse(self, *words: str) -> None:
+        """Fill the watched tables, or mend a tenant's."""
+        await self.add_runtime_dependency(self._errand("warehouse", *words))
 
     async def scores(self, tenants: list[str]) -> dict[str, dict[str, Any]]:
         """How good the served recommendations are, by tenant."""
@@ -97,7 +104,9 @@ async def _show(platform: DemoPlatform, screen: Screen, *, once: bool) -> int:
     async with running(platform):
         screen.say(f"everything is up in {time.monotonic() - began:.1f} s")
         runs = await _while_up(platform, _runs(platform, screen, began))
-        succeeded = all(run.succeeded for run in runs)
+        told = await _while_up(platform, _dirty(platform, screen))
+        screen.say(f"all of it took {time.monotonic() - began:.1f} s")
+        succeeded = told and all(run.succeeded for run in runs)
         if not once:
             screen.what_next(runs, platform.addresses, platform.home.path)
             await _while_up(platform, asyncio.Event().wait())
@@ -121,6 +130,18 @@ async def _runs(platform: DemoPlatform, screen: Screen, began: float) -> list[Wa
     scores = await platform.scores([run.tenant for run in runs if run.served])
     screen.results(runs, scores, {tenant.name: f"{tenant.users:,} × {tenant.items:,}" for tenant in TENANTS}, platform.addresses)
     return runs
+
+
+async def _dirty(platform: DemoPlatform, screen: Screen) -> bool:
+    """The tenant with bad data; whether it was blocked, mended and let through as it should."""
+    story = DirtyTenant(DIRTY.name, [tenant.name for tenant in TENANTS], platform.kept, platform.addresses, platform.warehouse, screen)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await story.tell()
+    except TimeoutError:
+        raise LocalError(
+            f"demo_too_slow: the story of {DIRTY.name} took more than {PATIENCE} s; look for errors in {platform.home.logs}/worker.log."
+        ) from None
 
 
 async def _while_up(platform: DemoPlatform, work: Coroutine[Any, Any, T]) -> T:
@@ -160,9 +181,9 @@ def _home() -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="scripts/demo", description="Tidemill on this machine: three made-up tenants, from data to recommendations."
+        prog="scripts/demo", description="Tidemill on this machine: three made-up tenants, from data to recommendations, and one with bad data."
     )
-    parser.add_argument("--once", action="store_true", help="end by itself; exit status 0 only if every run succeeded")
+    parser.add_argument("--once", action="store_true", help="end by itself; exit status 0 only if all went as it should")
     parser.add_argument("--fresh", action="store_true", help="remove what earlier demos left in the home folder first")
     flags = parser.parse_args()
     screen = Screen()

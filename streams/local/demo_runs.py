@@ -23,6 +23,7 @@ class Watched:
     tenant: str
     partition: int
     offset: int
+    topic: str = TrainingRequested.topic
     run_id: UUID | None = None
     detail: RunDetail | None = None
     ended: float | None = None
@@ -73,17 +74,17 @@ class Watched:
         return skipped if run.reason is None else [f"{run.code}: {run.reason}", *skipped]
 
 
-async def publish(kafka: str, tenants: Sequence[str]) -> list[Watched]:
+async def publish(kafka: str, tenants: Sequence[str], topic: str = TrainingRequested.topic) -> list[Watched]:
     """A bare `{"tenant_id": …}` for each, as anybody with a Kafka client would."""
     from aiokafka import AIOKafkaProducer  # loaded while the servers start
 
     producer = AIOKafkaProducer(bootstrap_servers=kafka)
     await producer.start()
     try:
-        placed = [await producer.send_and_wait(TrainingRequested.topic, b'{"tenant_id": "%s"}' % tenant.encode()) for tenant in tenants]
+        placed = [await producer.send_and_wait(topic, b'{"tenant_id": "%s"}' % tenant.encode()) for tenant in tenants]
     finally:
         await producer.stop()
-    return [Watched(tenant, place.partition, place.offset) for tenant, place in zip(tenants, placed, strict=True)]
+    return [Watched(tenant, place.partition, place.offset, topic) for tenant, place in zip(tenants, placed, strict=True)]
 
 
 async def follow(ledger: str, runs: Sequence[Watched], show: Show) -> None:
@@ -116,6 +117,6 @@ async def _find(reader: Reader, wanted: Watched) -> UUID | None:
     """The run that names the request's place on Kafka: a request may also be merged into a run that was there before."""
     for run in await reader.runs(tenant=wanted.tenant, limit=3):
         for happening in await reader.events(run.run_id):
-            if (happening.topic, happening.partition, happening.offset) == (TrainingRequested.topic, wanted.partition, wanted.offset):
+            if (happening.topic, happening.partition, happening.offset) == (wanted.topic, wanted.partition, wanted.offset):
                 return run.run_id
     return None

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.prompt import Confirm
 from rich.table import Table
 
@@ -16,7 +17,8 @@ from schemas.states import RunState
 from streams.local.addresses import Addresses
 from streams.local.demo_runs import Show, Watched
 
-COLOURS = {RunState.SUCCEEDED: "green", RunState.SUCCEEDED_WITH_WARNINGS: "yellow"}
+COLOURS = {RunState.SUCCEEDED: "green", RunState.SUCCEEDED_WITH_WARNINGS: "yellow", RunState.BLOCKED: "yellow"}
+VERDICTS = {"pass": "green", "warn": "yellow"}
 
 
 class Screen:
@@ -52,6 +54,26 @@ class Screen:
         for tenant, score in list(scores.items())[:1]:
             self.say(f"recommend   curl -s '{where.inference}/api/v1/recommend/{tenant}/{score['user']}?k=10'")
 
+    def chapter(self, title: str) -> None:
+        self.console.print()
+        self.console.rule(f"[bold]{escape(title)}[/]", align="left", style="dim")
+
+    def verdicts(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Each tenant's verdict, as the last tick found it."""
+        table = _table("data quality", ("tenant", "verdict"), ("failing checks", "open incidents"))
+        for row in rows:
+            colour = VERDICTS.get(row["verdict"], "red")
+            table.add_row(escape(row["tenant_id"]), f"[{colour}]{row['verdict']}[/]", str(row["failing"]), str(row["incidents"]))
+        self.console.print(table)
+
+    def findings(self, tenant: str, failing: Sequence[Mapping[str, Any]], seeded: Mapping[str, int]) -> None:
+        """What failed: the rows counted beside the rows put in, and the share beside its limits."""
+        table = _table(f"what is wrong with {tenant}", ("check", "severity"), ("rows", "put in", "%", "blocks above"))
+        for check in failing:
+            rows, put, share = str(check.get("count", "")), str(seeded.get(check["check"], "")), f"{check.get('value') or 0:.2f}"
+            table.add_row(check["check"], f"[red]{check['severity']}[/]", rows, put, share, f"{check.get('high') or 0:g}")
+        self.console.print(table)
+
     def what_next(self, runs: Sequence[Watched], where: Addresses, home: Path) -> None:
         """For those who stay."""
         tidemill = ".venv/bin/tidemill" if home == Path(".tidemill").absolute() else f"TIDEMILL_HOME={home} .venv/bin/tidemill"
@@ -60,6 +82,7 @@ class Screen:
         self.say(f"  {tidemill} trigger {first.tenant} --wait")
         self.say(f"  {tidemill} show {str(first.run_id)[:8]}")
         self.say(f"  {tidemill} runs")
+        self.say(f"  {tidemill} quality list")
         self.say(f'  echo \'{{"tenant_id": "{first.tenant}"}}\' | kcat -P -b {where.kafka} -t training.requested    # or any other Kafka client')
 
 

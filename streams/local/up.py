@@ -14,6 +14,7 @@ HURRY = {
     "TIDEMILL_ML_ENGINE__POLL_EVERY": "PT2S",
     "TIDEMILL_RETRY__EVERY": "PT3S",
     "TIDEMILL_INFERENCE__HEALTH_DEADLINE": "PT30S",
+    "TIDEMILL_QUALITY__FLAPPING_WITHIN": "PT5S",
 }
 """For a demo or a test: the waits that are minutes in production."""
 
@@ -54,11 +55,12 @@ class Platform(Stack):
             "REFERENCE_S3_ACCESS_KEY": self.addresses.s3.access_key,
             "REFERENCE_S3_SECRET_KEY": self.addresses.s3.secret_key,
             "REFERENCE_REDIS_URL": self.addresses.redis,
+            "REFERENCE_WAREHOUSE": self.addresses.warehouse,
             "REFERENCE_ALLOW_FAULTS": "1" if self.faults else "0",
         }
 
     def _own(self, servers: Sequence[ServerProcess]) -> list[ServerProcess]:
-        init = Errand(self.home, "init", ["streams.cli", "init"], environment=self._environment(), after=servers)
+        init = Errand(self.home, "init", ["streams.cli", "init", "--warehouse"], environment=self._environment(), after=servers)
         view = self._worker("view", ["--role", "view"], (init,), ready_url=f"{self.addresses.web}/livez")
         return [init, view, *([self._worker("worker", [], (init,))] if self.worker else [])]
 

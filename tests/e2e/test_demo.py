@@ -1,4 +1,4 @@
-"""`scripts/demo` as a newcomer runs it: real servers, three tenants, and nothing left behind."""
+"""`scripts/demo` as a newcomer runs it: real servers, three healthy tenants and one with bad data, and nothing left behind."""
 
 import asyncio
 import fcntl
@@ -44,7 +44,7 @@ def anything_left(home: Path) -> bool:
     return (home / "stack.json").exists()
 
 
-async def test_the_demo_brings_three_tenants_to_recommendations_better_than_popularity(tmp_path: Path) -> None:
+async def test_the_demo_serves_three_tenants_better_than_popularity_and_blocks_one_until_its_data_is_mended(tmp_path: Path) -> None:
     home = tmp_path / "home"
     status, said = await end(await start(home, "--once"))
     assert status == 0, said
@@ -53,6 +53,12 @@ async def test_the_demo_brings_three_tenants_to_recommendations_better_than_popu
     scores = json.loads((home / "demo" / "scores.json").read_text())
     assert set(scores) == TENANTS
     assert all(score["hit_rate"] > score["popularity"] for score in scores.values()), scores
+    assert "umbrella: data_quality: the data of umbrella did not pass" in said
+    rows = re.findall(r"^ *user_interactions\.(\S+) +\w+ +(\d+) +(\d+) ", said, re.MULTILINE)
+    assert len(rows) == 5, said
+    assert all(counted == put_in for _, counted, put_in in rows), rows
+    assert "every incident is resolved" in said
+    assert "was let through because the data is good again: succeeded" in said
     assert not anything_left(home)
 
 
