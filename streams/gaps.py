@@ -31,6 +31,8 @@ on conflict (topic, partition, first) do update set past = greatest(gaps.past, e
 """
 """Nothing, when another worker has closed it since we looked."""
 
+PATIENCE, AGAIN = 10.0, 2.0
+"""Seconds that Kafka gets to tell the ends of its logs, and from a look without an answer to the next."""
 LEASE = 20.0
 """Seconds for which a gap is one worker's to close. A longer reading goes on: that a second worker reads the same is a no-op."""
 _LEASE = """
@@ -52,6 +54,8 @@ class Gaps:
         self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
         self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
         self._before: dict[tuple[str, int], int] = {}
+        self.outage: str | None = None
+        """Why the last look did not get the ends of the logs: also a worker that publishes nothing notices that Kafka is away."""
 
     async def run(self) -> None:
         """Sweep until cancelled; outages are waited out."""
@@ -60,6 +64,9 @@ class Gaps:
                 await self._sweep_with_consumer()
             except (KafkaError, OSError, AssertionError) as error:  # aiokafka asserts when its coordinator is gone
                 log.debug("gap sweep without Kafka; trying again", error=repr(error))
+                self.outage = repr(error)
+                await asyncio.sleep(min(AGAIN, self._settings.runtime.sweep))
+                continue
             except Exception as error:
                 if not is_outage(error):
                     log.exception("gap sweep failed; trying again")
@@ -71,7 +78,8 @@ class Gaps:
 
     async def _sweep_with_consumer(self) -> None:
         consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.kafka.bootstrap, enable_auto_commit=False, auto_offset_reset="none")
-        await consumer.start()
+        async with asyncio.timeout(PATIENCE):
+            await consumer.start()
         try:
             consumer.assign(self._partitions)
             consumer.pause(*self._partitions)
@@ -83,7 +91,9 @@ class Gaps:
 
     async def sweep(self, consumer: Any) -> None:
         """One look: note idle watermarks that are short of the end, then close what is open."""
-        ends = await consumer.end_offsets(self._partitions)
+        async with asyncio.timeout(PATIENCE):
+            ends = await consumer.end_offsets(self._partitions)
+        self.outage = None
         rows = await self._connection.fetch("select topic, partition, next from offsets")
         marks = {(row["topic"], row["partition"]): row["next"] for row in rows}
         for partition, end in ends.items():

@@ -19,7 +19,7 @@ def add_probes(app: faust.App, membership: Membership, runtime: "Running") -> No
 
     @app.page("/readyz")
     async def readyz(view: View, request: Request) -> Response:
-        troubles = runtime.held_back() or trouble(membership, runtime())
+        troubles = runtime.held_back() or trouble(membership, runtime(), runtime.no_ends())
         return view.json({"status": "not ready" if troubles else "ready", **troubles}, status=503 if troubles else 200)
 
     @app.page("/metrics")
@@ -36,17 +36,22 @@ class Running:
     def __call__(self) -> Runtime | None:
         return getattr(self._app, "runtime", None)
 
+    def no_ends(self) -> str | None:
+        """Why Kafka does not say how far its logs go."""
+        gaps = getattr(self._app, "gaps", None)
+        return gaps.outage if gaps else None
+
     def held_back(self) -> dict[str, str]:
         """Why the runtime is not opened yet, when the ledger is behind Kafka."""
         reconciler = getattr(self._app, "reconciler", None)
         return {"reconciling": reconciler.sentence} if reconciler and reconciler.sentence else {}
 
 
-def trouble(membership: Membership, runtime: Runtime | None) -> dict[str, str]:
+def trouble(membership: Membership, runtime: Runtime | None, no_ends: str | None = None) -> dict[str, str]:
     """What keeps this worker from its work, by the name of who is missing; empty when nothing does."""
     if runtime is None:
         return {"starting": "waits for Kafka and its topics"}
-    found = {"ledger": membership.outage or runtime.ledger.outage, "kafka": runtime.outbox.outage}
+    found = {"ledger": membership.outage or runtime.ledger.outage, "kafka": runtime.outbox.outage or no_ends}
     if not membership.held(membership.epoch):
         found["lease"] = "the lease ran out and was not renewed yet"
     if runtime.executor.draining:

@@ -43,6 +43,7 @@ class WorkerApp(faust.App):
     membership: Membership
     clock: Clock
     runtime: Runtime
+    gaps: Gaps
     reconciler: Reconciler
     leaving: bool
     """Whether its end gives its partitions up, as when there shall be fewer workers from now on."""
@@ -75,9 +76,9 @@ class WorkerApp(faust.App):
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
-        gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take)
-        stack.push_async_callback(gaps.close)
-        sweeping = asyncio.create_task(gaps.run())
+        self.gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take)
+        stack.push_async_callback(self.gaps.close)
+        sweeping = asyncio.create_task(self.gaps.run())
         stack.callback(sweeping.cancel)
         loop = asyncio.get_running_loop()
         self.membership.on_wake = partial(loop.call_soon_threadsafe, self.runtime.wake)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from tests.chaos import effects, events, state
+from tests.chaos import data, effects, events, slots, state
 from tests.chaos.snapshot import Snapshot
 from tests.chaos.violation import Violation
 
@@ -11,10 +11,10 @@ INVARIANTS: dict[str, tuple[Callable[[Snapshot], Iterator[Violation]], ...]] = {
     "I2": (effects.one_effect_a_round, effects.one_face_an_event, effects.every_event_published),
     "I3": (state.rows_are_the_fold, state.topic_shows_the_rows),
     "I4": (state.nothing_overdue,),
-    "I5": (effects.live_versions_are_whole,),
+    "I5": (effects.live_versions_are_whole, data.good_data_is_seen_as_it_lies, data.good_data_goes_live),
     "I6": (effects.tenants_are_apart,),
     "I7": (events.every_offset_is_accounted_for,),
-    "I8": (events.one_request_a_slot,),
+    "I8": (slots.one_request_a_slot, slots.slots_follow_their_schedule),
     "I9": (state.everything_drained,),
 }
 

@@ -1,4 +1,4 @@
-"""Invariants about what came in: I1 (one run a trigger), I7 (no offset unaccounted for), I8 (one request a slot)."""
+"""Invariants about what came in: I1 (one run a trigger), I7 (no offset unaccounted for)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -86,25 +86,6 @@ def _watermarks(snap: Snapshot) -> Iterator[Violation]:
     for row in snap.rows("gaps"):
         if row["state"] in ("open", "expired"):
             yield Violation("I7", Harm.LOST, f"the gap {row['topic']}[{row['partition']}] {row['first']} to {row['past']} is {row['state']}")
-
-
-def one_request_a_slot(snap: Snapshot) -> Iterator[Violation]:
-    """A due time becomes one request a tenant and schedule: none is missing, none is there twice."""
-    allowed = Counter((row["tenant_id"], row["due"]) for row in snap.rows("slots") if row["state"] == "fired")
-    made: defaultdict[tuple[str, object], set[UUID]] = defaultdict(set)
-    for record in snap.records.get(REQUESTS, []):
-        received = record.read(snap.cluster)
-        slot = getattr(received.event, "slot", None) if isinstance(received, Received) else None
-        if isinstance(received, Received) and slot is not None and received.meta.source == OURS:
-            made[received.event.tenant_id, slot].add(received.meta.id)
-    for key in made.keys() | allowed.keys():
-        if len(made[key]) > allowed[key]:
-            yield Violation("I8", Harm.DOUBLED, f"the slot {key[1]} of {key[0]} fired {len(made[key])} times, {allowed[key]} were due: {made[key]}")
-        elif len(made[key]) < allowed[key]:
-            yield Violation("I8", Harm.LOST, f"the slot {key[1]} of {key[0]} counts as fired, but its request is not on {REQUESTS}")
-    for row in snap.rows("slots"):
-        if row["state"] == "due" and row["fire_at"] + snap.grace < snap.now:
-            yield Violation("I8", Harm.LOST, f"the slot {row['due']} of {row['tenant_id']} was due at {row['fire_at']} and has not fired")
 
 
 def told(record: Record) -> str:

@@ -65,8 +65,11 @@ class Log:
 class Gatherer:
     """Looks at everything, as often as it is asked."""
 
-    def __init__(self, addresses: Addresses, *, cluster: str, read: frozenset[str], engine_index: bool) -> None:
-        self._at, self._cluster, self._read = addresses, cluster, read
+    def __init__(
+        self, addresses: Addresses, *, cluster: str, read: frozenset[str], engine_index: bool, data: dict[str, tuple[int, int]],
+        may_fail: frozenset[str],
+    ) -> None:  # fmt: skip
+        self._at, self._cluster, self._read, self._data, self._may_fail = addresses, cluster, read, data, may_fail
         self._commands = COMMANDS | (INDEX_COMMAND if engine_index else {})
         self._log = Log(addresses.kafka)
 
@@ -96,6 +99,8 @@ class Gatherer:
             accepted=accepted,
             serving=serving,
             artefacts=await self._artefacts(live),
+            data=self._data,
+            may_fail=self._may_fail,
         )
 
     async def _neighbours(self, live: list[Row]) -> tuple[list[Row], dict[str, int]]:

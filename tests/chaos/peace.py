@@ -137,6 +137,7 @@ class Scribe:
             },
             accepted=[_accepted(stage, path) for stage, path in (COMMANDS | INDEX_COMMAND).items()],
             serving={TENANT: 1},
+            data={TENANT: (1, 100)},
             artefacts={INDEX: Artefact(TENANT, {"index.faiss": SHA}, {"index.faiss": SHA})},
         )
 

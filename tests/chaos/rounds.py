@@ -1,16 +1,20 @@
-"""A round: load, one kind of fault some times at random moments, then quiet, the drain, and the checker's verdict."""
+"""A round: load and schedules, faults at random moments, in lanes side by side, then quiet, the drain, and the checker's verdict."""
 
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tests.chaos.checker import check
-from tests.chaos.faults import FAULTS, FaultWrong, Scene
+from tests.chaos.faults import FAULTS
 from tests.chaos.gather import Gatherer
 from tests.chaos.load import Publisher
+from tests.chaos.plan import Lane
+from tests.chaos.scene import PATIENCE, FaultWrong, Scene
+from tests.chaos.schedules import Schedules
 from tests.chaos.snapshot import Snapshot
 from tests.chaos.violation import Harm, Violation
 
@@ -20,10 +24,11 @@ QUIET_BEFORE_CHECK = 1.5
 
 @dataclass
 class Row:
-    """What one kind of fault came to."""
+    """What one kind of fault came to: what was seen in the rounds that it had a part in."""
 
     fault: str
     times: int = 0
+    rounds: int = 0
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
@@ -36,61 +41,91 @@ class Row:
     runs: int = 0
     violations: list[str] = field(default_factory=list)
 
+    def add(self, other: "Row") -> None:
+        """What a round brought."""
+        self.rounds += 1
+        for name in ("lost", "doubled", "wrong", "runs"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("stall", "quiet", "drain"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.violations += other.violations
+
 
 class Round:
     """Plays rounds on a scene; remembers which violations were seen before, so that each is counted once."""
 
     def __init__(
-        self, scene: Scene, publisher: Publisher, gatherer: Gatherer, background: "Sequence[asyncio.Task[None]]", *, patience: float = 120
-    ) -> None:
-        self.scene, self.publisher, self.gatherer, self.patience = scene, publisher, gatherer, patience
+        self, scene: Scene, publisher: Publisher, schedules: Schedules, gatherer: Gatherer, background: "Sequence[asyncio.Task[None]]", *,
+        patience: float = 120,
+    ) -> None:  # fmt: skip
+        self.scene, self.publisher, self.schedules, self.gatherer, self.patience = scene, publisher, schedules, gatherer, patience
         self._background = background
         self.rows: dict[str, Row] = {}
+        """By fault."""
+        self.total = Row("all")
         self.seen: set[Violation] = set()
         self.fresh: list[Violation] = []
         """What the last round brought to light."""
         self._checked = 0
 
-    async def play(self, fault: str, times: int) -> Row:
-        """Inject `fault` so many times under load, drain, check; the row of this kind of fault so far."""
-        return await self._play(fault, [fault] * times, (0.5, 3.0))
+    async def play(self, lanes: Sequence[Lane], seconds: float, injected: Counter[str]) -> Row:
+        """For so long, faults in every lane, one after another; then drain and check."""
+        self.scene.alone = len(lanes) == 1
+        return await self._play(lanes, time.monotonic() + seconds, injected)
 
     async def storm(self, blows: Mapping[str, int]) -> Row:
-        """All kinds of faults in one round, in an order of the seed's."""
+        """So many faults of each kind in one round, in an order of the seed's."""
         faults = [fault for fault, times in blows.items() for _ in range(times)]
         self.scene.random.shuffle(faults)
-        return await self._play("storm", faults, (0.2, 1.0))
+        self.scene.alone = False
+        return await self._play([(iter(faults), (0.2, 1.0))], float("inf"), Counter())
 
-    async def _play(self, name: str, faults: Sequence[str], pause: tuple[float, float]) -> Row:
-        row = self.rows.setdefault(name, Row(name))
+    async def _play(self, lanes: Sequence[Lane], until: float, injected: Counter[str]) -> Row:
         for task in self._background:  # without load and watch a round would prove nothing
             assert not task.done(), f"{task} ended: {task.exception()!r}"
         self.scene.watch.quiet = 0.0
         self.publisher.go()
-        wrong = await self._inject(faults, pause, row)
+        await self.schedules.go()
+        await asyncio.sleep(2)  # work begins before the first blow
+        row, before, wrong = Row("round"), injected.copy(), []
+        for found in await asyncio.gather(*(self._inject(lane, until, injected) for lane in lanes)):
+            wrong += found
         await self.publisher.pause()
         await self._quiet_again()
+        await self.schedules.pause()
         began = time.monotonic()
         drained = await self._drain()
-        row.drain = max(row.drain, time.monotonic() - began)
-        row.quiet = max(row.quiet, self.scene.watch.quiet)
+        row.drain, row.quiet = time.monotonic() - began, self.scene.watch.quiet
         await self.scene.watch.settle()
         snapshot, found = await self.settled(drained)
         self._judge(row, snapshot, [*found, *wrong])
+        self._share(row, injected - before)
         return row
 
-    async def _inject(self, faults: Sequence[str], pause: tuple[float, float], row: Row) -> list[Violation]:
+    async def _inject(self, lane: Lane, until: float, injected: Counter[str]) -> list[Violation]:
         dice: random.Random = self.scene.random
+        faults, pause = lane
         wrong = []
-        await asyncio.sleep(2)  # work begins before the first blow
         for fault in faults:
+            injected[fault] += 1
             await asyncio.sleep(dice.uniform(*pause))
             try:
                 await FAULTS[fault](self.scene)
-            except FaultWrong as error:
-                wrong.append(Violation("I9", Harm.WRONG, str(error)))
-            row.times += 1
+            except (FaultWrong, TimeoutError) as error:
+                wrong.append(Violation("I9", Harm.WRONG, f"{fault}: {error!r}"))
+            if time.monotonic() > until:
+                break
         return wrong
+
+    def _share(self, row: Row, injected: Counter[str]) -> None:
+        """A violation counts for every fault of its round: which one it was cannot be told from outside."""
+        row.times = injected.total()
+        for fault, times in injected.items():
+            mine = self.rows.setdefault(fault, Row(fault))
+            mine.times += times
+            mine.add(row)
+        self.total.times += row.times
+        self.total.add(row)
 
     async def _quiet_again(self) -> None:
         """All faults off, all workers up."""
@@ -100,7 +135,7 @@ class Round:
         for worker in self.scene.town.workers:
             if not worker.running:
                 await worker.start()
-                await worker.ready()
+            await worker.ready(PATIENCE)
 
     async def _drain(self) -> bool:
         deadline = time.monotonic() + self.patience
@@ -131,13 +166,13 @@ class Round:
     def _judge(self, row: Row, snapshot: Snapshot, broken: list[Violation]) -> None:
         self.fresh = found = [each for each in broken if each not in self.seen]
         self.seen |= set(found)
-        row.lost += sum(each.harm is Harm.LOST for each in found)
-        row.doubled += sum(each.harm is Harm.DOUBLED for each in found)
-        row.wrong += sum(each.harm is Harm.WRONG for each in found)
-        row.violations += [str(each) for each in found]
-        row.runs += len(snapshot.runs) - self._checked
+        row.lost = sum(each.harm is Harm.LOST for each in found)
+        row.doubled = sum(each.harm is Harm.DOUBLED for each in found)
+        row.wrong = sum(each.harm is Harm.WRONG for each in found)
+        row.violations = [str(each) for each in found]
+        row.runs = len(snapshot.runs) - self._checked
         self._checked = len(snapshot.runs)
-        row.stall = max(row.stall, self._longest_stall(snapshot))
+        row.stall = self._longest_stall(snapshot)
 
     def _longest_stall(self, snapshot: Snapshot) -> float:
         """From publishing to the inbox, over the requests that were published since the last look."""

@@ -79,6 +79,10 @@ class Snapshot:
     """Tenant -> version that the inference service answers from."""
     artefacts: dict[str, Artefact] = field(default_factory=dict)
     """Index path of every live version -> what lies there."""
+    data: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Tenant with good data -> files and bytes of it."""
+    may_fail: frozenset[str] = frozenset()
+    """Codes of failures that were planted."""
 
     def rows(self, table: str) -> list[Row]:
         return self.tables.get(table, [])

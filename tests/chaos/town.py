@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from streams.local.process import ServerProcess
 from streams.local.stack import Stack, quiet
 from streams.local.up import Platform
 from tests.chaos.proxy import Proxy, address
-from tests.chaos.workers import ROOT, Worker
+from tests.chaos.store import Store
+from tests.chaos.workers import ROOT, Worker, clean_environment
 
 PACE = {
     "TIDEMILL_ML_ENGINE__POLL_EVERY": "PT3S",
@@ -58,7 +60,23 @@ class Mortal(ServerProcess):
 
 
 class MortalKafka(Mortal, LocalKafka):
-    """The broker."""
+    """The broker, with a listener of its own for each worker: it tells that worker's clients the address of the worker's proxy."""
+
+    doors: Sequence[tuple[int, int]] = ()
+    """(port of the proxy, port of the listener behind it)."""
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        names = [f"DOOR{number}" for number, _ in enumerate(self.doors)]
+        inner = [f"{name}://{HOST}:{behind}" for name, (_, behind) in zip(names, self.doors, strict=True)]
+        outer = [f"{name}://{HOST}:{before}" for name, (before, _) in zip(names, self.doors, strict=True)]
+        file = self.home.folder("kafka") / "server.properties"
+        values = dict(line.split("=", 1) for line in file.read_text().splitlines())
+        values["listeners"] = ",".join([values["listeners"], *inner])
+        values["advertised.listeners"] = ",".join([values["advertised.listeners"], *outer])
+        protocols = [values["listener.security.protocol.map"], *(f"{name}:PLAINTEXT" for name in names)]
+        values["listener.security.protocol.map"] = ",".join(protocols)
+        file.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
 
 
 class MortalPostgres(Mortal, LocalPostgres):
@@ -68,16 +86,21 @@ class MortalPostgres(Mortal, LocalPostgres):
 class Town(Platform):
     """Servers and neighbours; `settle` adds the workers."""
 
-    def __init__(self, home: Path, *, workers: int, settings: Mapping[str, str], light: bool = True, say: Callable[[str], None] = quiet) -> None:
+    def __init__(
+        self, home: Path, *, workers: int, settings: Mapping[str, str], mutant: str | None = None, say: Callable[[str], None] = quiet
+    ) -> None:
         super().__init__(home, say=say, faults=True)
-        self.count, self.settings, self.light = workers, settings, light
+        self.count, self.settings, self.mutant = workers, settings, mutant
         self.workers: list[Worker] = []
-        self.pg_proxies: list[Proxy] = []
-        self.neighbour_proxies: list[dict[str, Proxy]] = []
+        self.doors: list[dict[str, Proxy]] = []
+        """For each worker what stands between it and kafka, postgres, s3, ml_engine and inference."""
+        self._guests = 0
 
     def declare(self) -> list[ServerProcess]:
         Stack.declare(self)
         self.kafka = MortalKafka(self.home, self.ports[Port.KAFKA], self.ports[Port.KAFKA_CONTROLLER])
+        ports = free_ports(2 * self.count, self._first_port)
+        self.kafka.doors = list(zip(ports[::2], ports[1::2], strict=True))
         self.postgres = MortalPostgres(self.home, self.ports[Port.POSTGRES], self.home.secrets())
         servers: list[ServerProcess] = [self.kafka, self.postgres, self.valkey, self.seaweedfs]
         self.neighbours = self._neighbours()
@@ -90,43 +113,66 @@ class Town(Platform):
         real = super()._neighbour(name, port, after)
         assert isinstance(real, ChildProcess)
         real.environment = {**real.environment, "PYTHONPATH": str(ROOT)}
-        if self.light and name != "monitoring":
+        if name != "monitoring":
             real.module = ["tests.chaos.stub", name]
         return real
+
+    @property
+    def _first_port(self) -> int:
+        return 26_000 + (self.ports.base - 20_000) // 2
 
     async def settle(self) -> None:
         """Start the workers, each behind proxies of its own."""
         for number in range(1, self.count + 1):
-            self.workers.append(await self.house(number))
+            self.workers.append(await self._house(number))
+        if self.mutant:
+            environment = clean_environment(self.workers[0].environment)
+            breaking = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.chaos.mutant", self.mutant, env=environment, cwd=ROOT)
+            assert await breaking.wait() == 0, "the ledger could not be broken"
         await asyncio.gather(*(worker.start() for worker in self.workers))
         await asyncio.gather(*(worker.ready() for worker in self.workers))
 
-    async def house(self, number: int) -> Worker:
-        """A place for one more worker, behind proxies of its own; it is not started."""
-        ports = free_ports(3, 26_000 + (self.ports.base - 20_000) // 2 + number * 12)
-        pg = Proxy(*address(self.addresses.postgres))
-        await pg.start(ports[0])
-        self.pg_proxies.append(pg)
-        there = {"ml_engine": self.addresses.ml_engine, "inference": self.addresses.inference}
-        proxies = {name: Proxy(*address(url)) for name, url in there.items()}
-        for port, proxy in zip(ports[1:], proxies.values(), strict=True):
-            await proxy.start(port)
-        self.neighbour_proxies.append(proxies)
-        dsn = self.addresses.postgres.replace(f":{self.ports[Port.POSTGRES]}/", f":{ports[0]}/")
-        urls = {f"TIDEMILL_{name.upper()}__URL": f"http://{HOST}:{proxy.port}" for name, proxy in proxies.items()}
-        environment = {**self._environment(), **PACE, **self.settings, **urls, "TIDEMILL_LEDGER__DSN": dsn}
-        return Worker(f"worker-{number}", self.home.path, environment)
+    def guest(self) -> Worker:
+        """A place for one more worker, without proxies; it is not started."""
+        self._guests += 1
+        return self._place(f"guest-{self._guests}", {})
+
+    async def _house(self, number: int) -> Worker:
+        at, (before, behind) = self.addresses, self.kafka.doors[number - 1]
+        servers = {"postgres": at.postgres, "s3": at.s3.endpoint, "ml_engine": at.ml_engine, "inference": at.inference}
+        doors = {name: (Store if name == "s3" else Proxy)(*address(url)) for name, url in servers.items()} | {"kafka": Proxy(HOST, behind)}
+        ports = [*free_ports(4, self._first_port + 40 + number * 12), before]
+        for port, door in zip(ports, doors.values(), strict=True):
+            await door.start(port)
+        self.doors.append(doors)
+        here = {name: f"{HOST}:{door.port}" for name, door in doors.items()}
+        own = {
+            "TIDEMILL_KAFKA__BOOTSTRAP": here["kafka"],
+            "TIDEMILL_LEDGER__DSN": at.postgres.replace(f"{HOST}:{self.ports[Port.POSTGRES]}/", f"{here['postgres']}/"),
+            "TIDEMILL_S3__ENDPOINT": f"http://{here['s3']}",
+            "TIDEMILL_ML_ENGINE__URL": f"http://{here['ml_engine']}",
+            "TIDEMILL_INFERENCE__URL": f"http://{here['inference']}",
+        }
+        assert own["TIDEMILL_LEDGER__DSN"] != at.postgres
+        return self._place(f"worker-{number}", own)
+
+    def _place(self, name: str, own: Mapping[str, str]) -> Worker:
+        module = ("tests.chaos.mutant", self.mutant) if self.mutant else ("streams.cli",)
+        return Worker(name, self.home.path, {**self._environment(), **PACE, **self.settings, **own}, module)
 
     async def leave(self) -> None:
         """Workers first, then what stands before them."""
         await asyncio.gather(*(worker.kill() for worker in self.workers))
-        for proxy in [*self.pg_proxies, *(each for proxies in self.neighbour_proxies for each in proxies.values())]:
-            await proxy.stop()
+        for door in self._all_doors():
+            await door.stop()
 
     def heal(self) -> None:
         """All proxies let everything through."""
-        for proxy in [*self.pg_proxies, *(each for proxies in self.neighbour_proxies for each in proxies.values())]:
-            proxy.heal()
+        for door in self._all_doors():
+            door.heal()
+
+    def _all_doors(self) -> list[Proxy]:
+        return [door for doors in self.doors for door in doors.values()]
 
 
 def free_ports(count: int, start: int) -> list[int]:

@@ -88,10 +88,10 @@ class Watch:
             await asyncio.sleep(0.05)
         self.recovery[what] += [patience] * len(left)
 
-    async def settle(self) -> None:
+    async def settle(self, patience: float = 70) -> None:
         """Wait for what is being measured."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=70)
+            await asyncio.wait(self._tasks, timeout=patience)
 
     async def run(self) -> None:
         """Notes the longest quiet until cancelled."""

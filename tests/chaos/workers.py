@@ -30,6 +30,8 @@ class Worker:
     name: str
     home: Path
     environment: Mapping[str, str]
+    module: tuple[str, ...] = ("streams.cli",)
+    """What is run in place of `tidemill`."""
     process: asyncio.subprocess.Process | None = None
     started_at: float = 0.0
     lives: int = 0
@@ -59,7 +61,7 @@ class Worker:
         flags = (*flags, "--crash-at", crash_at) if crash_at else flags
         self._read = self.log.stat().st_size if self.log.exists() else 0
         environment = clean_environment(self.environment)
-        command = [sys.executable, "-m", "streams.cli", "worker", *flags]
+        command = [sys.executable, "-m", *self.module, "worker", *flags]
         self.process = await spawn.spawn(command, self.log, life=spawn.Life(), env=environment, cwd=str(ROOT))
         self.started_at, self.lives = time.monotonic(), self.lives + 1
 

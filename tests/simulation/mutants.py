@@ -68,6 +68,11 @@ def forget_early_completions(dsn: str) -> None:
 def acknowledge_first(_: str) -> None:
     """Offsets are committed before the ledger has the records, and nobody looks for what is missing."""
     broker.ACKNOWLEDGE_FIRST = True
+    no_offset_check(_)
+
+
+def no_offset_check(_: str) -> None:
+    """Nobody compares what was read with the log: what the consumer skips is gone."""
     from streams.gaps import Gaps
 
     async def nothing(self: Gaps) -> None:
@@ -126,6 +131,7 @@ MUTANTS: dict[str, Mutant] = {
     "no_dedupe": Mutant(no_dedupe, "I1", {"redeliver": 0.8, "rebalance": 0.5}),
     "forget_early_completions": Mutant(forget_early_completions, "I1", {"early": 0.9, "no_callback": 0.0, "refuses": 0.0}),
     "acknowledge_first": Mutant(acknowledge_first, "I1", {"crash": 0.3, "kill": 0.3, "database_outage": 0.3}),
+    "no_offset_check": Mutant(no_offset_check, "I1 I7", {"skip": 0.8, "rebalance": 0.5}),
     "no_reaper": Mutant(no_reaper, "I4", _CRASHES),
     "no_sweep": Mutant(no_sweep, "I7", _CRASHES | {"send_fails": 0.4}),
     "key_of_the_attempt": Mutant(key_of_the_attempt, "I2", {"breaks_off": 0.4}),

@@ -84,6 +84,13 @@ def slot(state: str) -> Row:
     return {"schedule_id": uuid4(), "tenant_id": TENANT, "due": AT, "fire_at": AT, "state": state, "run_id": None}
 
 
+def scheduled(snap: Snapshot, *dues: int, missed: str = "all", **fields: object) -> None:
+    """A schedule of each minute that has been moved on over minutes 0, 1 and 2, with requests for its slots at these minutes."""
+    named = {"schedule_id": uuid4(), "name": "minutely", "tenant_id": TENANT, "cron": "* * * * *", "zone": "UTC", "missed": missed}
+    snap.tables["schedules"] = [{**named, "starts_at": AT, "next_due": AT + timedelta(minutes=3), "paused": False} | fields]
+    snap.tables["slots"] = [{**slot("skipped"), "schedule_id": named["schedule_id"], "due": AT + timedelta(minutes=due)} for due in dues]
+
+
 def an_older_version_is_live(snap: Snapshot) -> None:
     snap.tables["versions"].append({**row(snap, "versions"), "number": 2, "state": "retired"})
 
@@ -110,6 +117,9 @@ FORGERIES: list[tuple[str, Harm, str, Forge]] = [
     ("I5", Harm.LOST, "a live version without a manifest", lambda s: s.artefacts.clear()),
     ("I5", Harm.WRONG, "a live index with other bytes", lambda s: s.artefacts[INDEX].found.update({"index.faiss": "1" * 64})),
     ("I5", Harm.LOST, "a live version older than a success", an_older_version_is_live),
+    ("I5", Harm.WRONG, "a listing cut short that was taken for the whole", lambda s: s.data.update({TENANT: (2, 100)})),
+    ("I5", Harm.WRONG, "half a file that was taken for the whole", lambda s: s.data.update({TENANT: (1, 200)})),
+    ("I5", Harm.LOST, "a broken read taken for bad data", lambda s: row(s, "runs").update(state="failed", code="broken_file")),
     ("I6", Harm.WRONG, "an index of another tenant", lambda s: s.artefacts.update({INDEX: Artefact("bolt", *s.artefacts[INDEX][1:])})),
     ("I6", Harm.WRONG, "a step under another tenant's name", lambda s: row(s, "versions").update(tenant_id="bolt")),
     ("I6", Harm.WRONG, "a command about another tenant", lambda s: s.accepted[0].update(tenant_id="bolt")),
@@ -128,6 +138,11 @@ FORGERIES: list[tuple[str, Harm, str, Forge]] = [
     ("I8", Harm.DOUBLED, "a slot that fired twice", a_slot_that_fired_twice),
     ("I8", Harm.LOST, "a slot that fired into nothing", lambda s: s.tables.update(slots=[slot("fired")])),
     ("I8", Harm.LOST, "a slot that never fired", lambda s: s.tables.update(slots=[slot("due")])),
+    ("I8", Harm.LOST, "a due time that became no slot", lambda s: scheduled(s, 0, 2)),
+    ("I8", Harm.LOST, "the last of the missed times left out", lambda s: scheduled(s, 0, 1, missed="latest")),
+    ("I8", Harm.DOUBLED, "a slot at a time that was not due", lambda s: scheduled(s, 0, 1, 2, 3)),
+    ("I8", Harm.DOUBLED, "two slots at one time", lambda s: scheduled(s, 0, 1, 1, 2)),
+    ("I8", Harm.LOST, "a schedule that nobody moves on", lambda s: scheduled(s, next_due=AT, paused=False)),
     ("I9", Harm.LOST, "a backlog that stayed", lambda s: setattr(s, "drained", False)),
     ("I9", Harm.LOST, "an event left in the outbox", lambda s: s.tables.update(outbox=[{"topic": "run.finished", "created_at": AT}])),
     (
@@ -146,6 +161,13 @@ def test_a_forged_violation_is_found(invariant: str, harm: Harm, what: str, forg
     forge(snapshot)
     found = check(snapshot)
     assert (invariant, harm) in {(each.invariant, each.harm) for each in found}, [str(each) for each in found]
+
+
+@pytest.mark.parametrize(("missed", "dues"), [("all", (0, 1, 2)), ("latest", (2,)), ("latest", (0, 2)), ("skip", (1,)), ("skip", ())])
+def test_slots_that_follow_their_policy_are_not_accused(missed: str, dues: tuple[int, ...]) -> None:
+    snapshot = peace()
+    scheduled(snapshot, *dues, missed=missed)
+    assert check(snapshot) == []
 
 
 def test_every_invariant_has_a_forgery() -> None:

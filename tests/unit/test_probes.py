@@ -28,5 +28,9 @@ def test_who_is_missing_is_named() -> None:
     assert found == {"ledger": "gone", "kafka": "no broker", "lease": "the lease ran out and was not renewed yet"}
 
 
+def test_a_worker_that_has_nothing_to_publish_notices_too_that_kafka_is_away() -> None:
+    assert trouble(a_membership(), a_runtime(), "no ends of the logs") == {"kafka": "no ends of the logs"}
+
+
 def test_a_worker_that_was_told_to_stop_takes_no_more() -> None:
     assert "draining" in trouble(a_membership(), a_runtime(executor=SimpleNamespace(draining=True)))
