@@ -1,4 +1,4 @@
-"""`scripts/bench [quick|look]`: opens the world in a home folder of its own, and hands over."""
+"""`scripts/bench [quick|look|profile|schedules]`: opens the world in a home folder of its own, and hands over."""
 
 import asyncio
 import os
@@ -10,9 +10,10 @@ from pathlib import Path
 from bench.look import look
 from bench.profiling import profile
 from bench.quick import quick
+from bench.schedules import schedules
 from bench.world import World, open_world
 
-MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look, "profile": profile}
+MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look, "profile": profile, "schedules": schedules}
 
 
 async def main(mode: str, words: Sequence[str]) -> None:

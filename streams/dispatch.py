@@ -1,6 +1,7 @@
 """Looks for due steps whenever there is room: after an accept, after a step, when somebody notifies, and each half second."""
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -22,8 +23,9 @@ FORGOTTEN_EVERY = 3.0
 class Dispatcher:
     """Claims steps for the executor; finds what died with other workers and what this one was given without noticing."""
 
-    def __init__(self, pipelines: Pipelines, ledger: Ledger, executor: Executor, worker: UUID) -> None:
-        self._pipelines, self._ledger, self._executor, self._worker = pipelines, ledger, executor, worker
+    def __init__(self, pipelines: Pipelines, ledger: Ledger, executor: Executor, worker: UUID, *, held: Callable[[], bool] = lambda: False) -> None:
+        """`held`: whether new work has to wait a moment."""
+        self._pipelines, self._ledger, self._executor, self._worker, self._held = pipelines, ledger, executor, worker, held
         self._poll = pipelines.settings.runtime.poll
         self._doubtful: set[tuple[str, str]] = set()
 
@@ -49,7 +51,7 @@ class Dispatcher:
         self._executor.room_made.clear()
         room = self._executor.room
         metrics.steps_running.set(self._pipelines.settings.runtime.concurrency - room)
-        if room <= 0:
+        if room <= 0 or self._held():
             return 0
         heavy, batches, limits = self._pipelines.cpu_stages, self._pipelines.batch_stages, self._pipelines.limits
         rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches])

@@ -141,7 +141,12 @@ class Outbox:
                 self._in_hand.difference_update(*changed.values())
 
     async def sweep(self) -> int:
-        """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over."""
+        """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over.
+
+        Whoever has a queue of its own does not look: the others have theirs, and rows that wait in them would only be sent twice.
+        """
+        if len(self._rows) > self._most:
+            return 0
         async with self._sweeping.transaction() as raw:
             found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]

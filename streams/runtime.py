@@ -39,9 +39,9 @@ class Runtime:
         self.outbox = Outbox(producer, outbox, sweep)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
-        self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)
         self.timers = Timers(pipelines, timers, ledger.clock, self.inbox)
+        self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker, held=lambda: self.timers.behind)
         self._sweep_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: list[asyncio.Task[None]] = []

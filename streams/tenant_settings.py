@@ -1,15 +1,30 @@
 """What may be set per tenant, over which defaults, and where each value comes from."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from streams.settings import Settings
 
-Duration = Annotated[float, Field(ge=0, le=366 * 86_400)] | Annotated[str, Field(pattern=r"^\d{1,6}[smhd]$")]
-"""Seconds, or a number with its unit such as 90m or 48h."""
-Bound = Literal["off"] | Duration
+_SPAN = re.compile(r"\d{1,6}[smhd]")
+
+
+def _duration(value: float | str) -> float | str:
+    """Seconds, or a number with its unit."""
+    if (isinstance(value, str) and not _SPAN.fullmatch(value)) or (isinstance(value, float) and not 0 <= value <= 366 * 86_400):
+        raise ValueError("is a number of seconds or a duration such as 90m or 48h")
+    return value
+
+
+def _bound(value: float | str) -> float | str:
+    return value if value == "off" else _duration(value)
+
+
+Duration = Annotated[float | str, AfterValidator(_duration)]
+Bound = Annotated[float | str, AfterValidator(_bound)]
+"""A duration, or off."""
 
 
 class Dispatch(BaseModel):

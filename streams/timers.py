@@ -1,6 +1,7 @@
 """The timer agent: due schedules become slots, due slots become requests. Any worker may do it; the rows see to it that each fires once."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -22,8 +23,10 @@ from streams.schedule import BadSchedule, Rule, missed
 log = structlog.get_logger(__name__)
 
 IDLE = 0.5
-SCHEDULES, SLOTS = 20, 200
+SCHEDULES, SLOTS = 20, 500
 """How many are moved on in one transaction."""
+LONGEST_HOLD = 10.0
+"""Seconds for which a crowd of due slots goes before the work that they make."""
 
 
 _BACKFILLS = "select 1 from backfills where state = 'running' limit 1"
@@ -34,6 +37,12 @@ class Timers:
 
     def __init__(self, pipelines: Pipelines, connection: Connection, clock: Clocklike, inbox: Inbox) -> None:
         self._pipelines, self._connection, self._clock, self._inbox = pipelines, connection, clock, inbox
+        self._behind_since: float | None = None
+
+    @property
+    def behind(self) -> bool:
+        """More slots are due than one transaction takes: they are fired first, then their runs begin."""
+        return self._behind_since is not None and time.monotonic() - self._behind_since < LONGEST_HOLD
 
     async def run(self) -> None:
         """Fire until cancelled."""
@@ -74,12 +83,14 @@ class Timers:
                 await raw.execute("select hold_slots($1)", held)
             rows = [row for row in rows if not row["paused"]]
             fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
-            items = [self._request(row) for row in fire]
-            answers: list[Answer] = [row[0] for row in await raw.fetch("select receive($1, '[]', $2)", items, now)] if items else []
+            items = [self._request(row) | {"n": n} for n, row in enumerate(fire)]
+            found = await raw.fetch("select n, answer from accept_many($1, $2) order by n", items, now) if items else []
+            answers: list[Answer] = [each["answer"] for each in found]
             settled = [_settled(row, "skipped", _skipped(row)) for row in rows if _skipped(row)]
             settled += [_after(row, answer) for row, answer in zip(fire, answers, strict=True)]
             if settled:
                 await raw.execute("select settle_slots($1, $2)", settled, now)
+        self._behind_since = (self._behind_since or time.monotonic()) if len(rows) + len(held) == SLOTS else None
         for answer in answers:
             self._inbox.follow(answer)
         return len(rows) + len(held)

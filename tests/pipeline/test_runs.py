@@ -74,14 +74,14 @@ async def test_the_journal_is_the_same_with_eager_hand_over_and_without(travel: 
 async def test_requests_during_a_run_become_one_follow_up_with_all_causes(travel: Travel) -> None:
     travel.request()
     await travel.until(lambda runs: runs and runs[0]["stage"] == "train")
-    for number in range(20):
+    for number in range(499):
         travel.request(reason=f"again {number}")
-    await travel.until(lambda runs: len(runs) == 2 and runs[1]["causes"] == 20)
+    await travel.until(lambda runs: len(runs) == 2 and runs[1]["causes"] == 499, within=60)
     await call_back(travel)
     await travel.until(lambda runs: runs[0]["finished_at"] and runs[1]["state"] == "running")
     await call_back(travel)
     runs = await travel.over(2)
-    assert [(run["state"], run["causes"]) for run in runs] == [("succeeded", 1), ("succeeded", 20)]
+    assert [(run["state"], run["causes"]) for run in runs] == [("succeeded", 1), ("succeeded", 499)]
 
 
 async def test_a_failed_attempt_is_tried_again_after_its_wait_under_the_same_key(travel: Travel) -> None:

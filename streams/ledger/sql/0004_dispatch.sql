@@ -3,7 +3,8 @@
 -- Turns (start-time fair queueing): a step that is queued gets the number after its tenant's last one, 1/weight further, but none before the
 -- number that was dispatched last; lower numbers go first. So tenants that always have work share by weight, one that comes back after a
 -- rest waits for one turn of each other at most, and idle time saves up nothing. All of it stands in the steps themselves.
-create function take_turn() returns trigger language plpgsql as $$
+create function take_turn() returns trigger language plpgsql
+set enable_seqscan = off as $$   -- a plan made on few rows would be kept when there are thousands
 declare v_own jsonb; v_weight float8; v_class smallint; v_now float8; v_last float8;
 begin
     select settings -> 'dispatch' into v_own from tenants where tenant_id = new.tenant_id;

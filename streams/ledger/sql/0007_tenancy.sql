@@ -135,9 +135,11 @@ create function release_slots(p_pipeline text, p_tenant text, p_now timestamptz)
     from judged j where s.schedule_id = j.schedule_id and s.tenant_id = j.tenant_id and s.due = j.due
 $$;
 
--- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say.
+-- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say. Plans are pinned to index look-ups:
+-- ten thousand slots may have come since anybody counted rows, and a plan for a handful would read all of them for each.
 create function due_slots(p_now timestamptz, p_most integer)
-returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql as $$
+returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_sort = off as $$
     select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
     from slots s join schedules c using (schedule_id)
     left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline

@@ -1,0 +1,69 @@
+"""What `scripts/bench schedules` leaves behind: `bench/results/schedules.json` and its table in `docs/performance.md`."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.report import PAGE, RESULTS, machine
+
+BEGIN, END = "<!-- schedules: begin -->", "<!-- schedules: end -->"
+
+
+def write(found: dict[str, Any], *, seconds: float) -> str:
+    """Keep everything; gives the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    whole = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds), "machine": machine(), **found}
+    (RESULTS / "schedules.json").write_text(json.dumps(whole, indent=1) + "\n")
+    text = table(whole)
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    return text
+
+
+def table(whole: dict[str, Any]) -> str:
+    """Each figure beside its target."""
+    once, spread, idle, loud, weights = (whole[name] for name in ("at_once", "spread", "idle", "loud", "weights"))
+    rows = [
+        ("due in the same second: tenants asked, asked twice", f"{once['tenants']:,}, {once['twice']}", "10,000, 0", _all_once(once)),
+        (
+            "due in the same second: the last request in the ledger after",
+            f"{once['last_in_ledger_s']:g} s",
+            "at most 5 s",
+            once["last_in_ledger_s"] <= 5,
+        ),
+        ("due in the same second: the last request on Kafka after", f"{once['last_s']:g} s", "at most 5 s", once["last_s"] <= 5),
+        (
+            "spread, one of three workers killed: tenants asked, asked twice",
+            f"{spread['tenants']:,}, {spread['twice']}",
+            "10,000, 0",
+            _all_once(spread),
+        ),
+        ("spread: lateness p50 / p99", f"{spread['p50_s']:g} / {spread['p99_s']:g} s", "p99 at most 1 s", spread["p99_s"] <= 1),
+        (
+            f"spread: the {spread['last_second_of_killed']} of the killed worker's last second, latest",
+            f"{spread['last_second_of_killed_max_s']:g} s",
+            "",
+            None,
+        ),
+        ("10,000 schedules, none due: of a core", f"{idle['percent_of_a_core']:g} %", "under 1 %", idle["percent_of_a_core"] < 1),
+        (
+            "99 tenants beside 10,000 queued runs of one: p99 wait to that of an idle system",
+            f"{loud['p99_ratio']:g} ({loud['beside_p99_ms']:g} to {loud['idle_p99_ms']:g} ms)",
+            "at most 2",
+            loud["p99_ratio"] <= 2,
+        ),
+        (
+            "weights 1, 2, 5 over 1,000 dispatches: worst share off by",
+            f"{weights['worst_percent']:g} %",
+            "at most 5 %",
+            weights["worst_percent"] <= 5,
+        ),
+    ]
+    said = {True: ": met", False: ": missed", None: ""}
+    made = [f"Measured {whole['at'][:10]}: {whole['seconds']} s, {whole['machine']['cores']} cores, Python {whole['machine']['python']}.", ""]
+    made += ["| what | figure | target |", "|---|---|---|"]
+    return "\n".join(made + [f"| {what} | {figure} | {target}{said[met]} |" for what, figure, target, met in rows])
+
+
+def _all_once(found: dict[str, Any]) -> bool:
+    return bool(found["tenants"] == 10_000 and not found["twice"])

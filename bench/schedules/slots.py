@@ -1,0 +1,76 @@
+"""Due times of ten thousand tenants: all in the same second, and spread over a window with a worker that dies in its middle."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bench.figures import quantile
+from bench.schedules.town import Requests, Town, requests, town
+from bench.world import World
+
+TENANTS = 10_000
+WINDOW = timedelta(seconds=100)
+LEAD = timedelta(seconds=5)
+_SCHEDULE = """
+insert into schedules (name, pipeline, cron, jitter, paused, next_due) values ('bench', 'training', '0 0 1 1 *', $1, false, $2)
+"""
+
+
+async def at_once(world: World) -> dict[str, Any]:
+    """How long after the second the last request appears on Kafka."""
+    async with town(world, workers=3) as us, requests(world) as found:
+        due = await _due(us, timedelta(0))
+        await _all(found, due, within=90)
+        seen = [at - due.timestamp() for *_, at in found.seen]
+        fired = await us.ledger.fetchrow(
+            "select count(*) as slots, max(extract(epoch from fired_at - due))::float8 as last from slots where state = 'fired'"
+        )
+        result = _counts(found) | {"slots_fired": fired["slots"], "last_in_ledger_s": round(fired["last"], 2)}
+        result |= {"last_s": round(max(seen), 2), "p50_s": round(quantile(seen, 0.5), 2)}
+        await us.over()
+    return result
+
+
+async def spread(world: World) -> dict[str, Any]:
+    """How late each request appears on Kafka; one of three workers is killed in the middle of the window."""
+    async with town(world, workers=3) as us, requests(world) as found:
+        due = await _due(us, WINDOW)
+        await asyncio.sleep((due + WINDOW / 2 - datetime.now(UTC)).total_seconds())
+        killed = datetime.now(UTC).timestamp()
+        await us.kill(1)
+        await _all(found, due, within=WINDOW.total_seconds() + 90)
+        rows = await us.ledger.fetch("select tenant_id, extract(epoch from fire_at)::float8 as fire_at from slots where due = $1", due)
+        planned = {row["tenant_id"]: row["fire_at"] for row in rows}
+        late = {tenant: at - planned[tenant] for tenant, _, _, at in sorted(found.seen, key=lambda each: -each[3])}
+        # what the dead worker had in hand (committed, not yet published, or rolled back) was due shortly before it died
+        others = [seconds for tenant, seconds in late.items() if not killed - 1 <= planned[tenant] <= killed]
+        theirs = [seconds for tenant, seconds in late.items() if killed - 1 <= planned[tenant] <= killed]
+        result = _counts(found) | {
+            **{f"p{share}_s": round(quantile(others, share / 100), 3) for share in (50, 95, 99)},
+            **{"max_s": round(max(others), 2), "all_p99_s": round(quantile(list(late.values()), 0.99), 3)},
+            **{"last_second_of_killed": len(theirs), "last_second_of_killed_max_s": round(max(theirs, default=0), 2)},
+        }
+        await us.over()
+    return result
+
+
+async def _due(us: Town, jitter: timedelta) -> datetime:
+    await us.tenants(TENANTS)
+    due = (datetime.now(UTC) + LEAD).replace(microsecond=0)
+    await us.ledger.execute(_SCHEDULE, jitter, due)
+    return due
+
+
+async def _all(found: Requests, due: datetime, *, within: float) -> None:
+    """Until every tenant's request was seen, and a moment longer, for those that come twice."""
+    async with asyncio.timeout(within):
+        while len({tenant for tenant, *_ in found.seen}) < TENANTS:  # noqa: ASYNC110  # another task adds to it
+            await asyncio.sleep(0.2)
+    await asyncio.sleep(4)
+
+
+def _counts(found: Requests) -> dict[str, Any]:
+    """Each request once: a record that is published twice after a crash has the id of the first, and readers know it."""
+    ids = Counter(tenant for tenant, _ in {(tenant, event) for tenant, _, event, _ in found.seen})
+    return {"tenants": len(ids), "twice": sum(count > 1 for count in ids.values()), "records": len(found.seen)}

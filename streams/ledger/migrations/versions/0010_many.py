@@ -1,0 +1,14 @@
+"""Many requests at once."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+_SQL = Path(__file__).parents[2] / "sql"
+
+
+def upgrade() -> None:
+    op.get_bind().connection.driver_connection.execute((_SQL / "0014_many.sql").read_text())
