@@ -193,6 +193,21 @@ async def test_a_dead_letter_comes_back_by_its_first_identity(
         assert (await tidemill("dead", "show", letter["id"], "--json")).json["value"] == '{"tenant_id": "acme"}'
 
 
+async def test_many_dead_letters_come_back_no_faster_than_asked(
+    tidemill: Tidemill, platform: dict[str, Any], ledger_dsn: str, neighbours: Neighbours
+) -> None:
+    assert (await tidemill("init")).status == 0
+    travel = Travel(ledger_dsn, (TOY,), neighbours, unknown_tenants="refuse")
+    async with travelling(travel):
+        for tenant in ("bolt", "core"):
+            await travel.runtime.inbox.take(await published(platform["kafka"], travel, json.dumps({"tenant_id": tenant}).encode()))
+            await tidemill("tenants", "add", tenant)
+        taken = await tidemill("dead", "redrive", "--all", "--rate", "1", "--json")
+        assert [each["result"] for each in taken.json] == ["run", "run"]
+        [row] = await travel.rows("select extract(epoch from max(settled_at) - min(settled_at))::float8 as apart from dead_letters")
+        assert row["apart"] >= 0.9
+
+
 async def published(bootstrap: str, travel: Travel, value: bytes) -> Arrived:
     """A record as a worker of this cluster would read it."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
