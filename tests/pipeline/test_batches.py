@@ -45,6 +45,16 @@ async def test_a_tenant_that_spoils_a_batch_fails_alone(travel: Travel) -> None:
     assert (step["state"], step["code"]) == ("ready", "stage_crashed")
 
 
+async def test_ticks_that_arrive_one_by_one_are_measured_together(travel: Travel) -> None:
+    tenants = [f"t-{n}" for n in range(60)]
+    await add(travel, *tenants)
+    for tenant in tenants:
+        travel.road.put("dq.tick", b'{"tenant_id": "%s"}' % tenant.encode())
+    await travel.over(60, within=30)
+    assert sum(len(batch) for batch in travel.services.batches) == 60
+    assert len(travel.services.batches) <= 30  # of three at most; the first ones find nobody else yet
+
+
 async def test_a_tick_for_one_tenant_measures_that_tenant(travel: Travel) -> None:
     await add(travel, "acme", "globex")
     travel.road.put("dq.tick", b'{"tenant_id": "acme"}')
