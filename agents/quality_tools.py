@@ -6,7 +6,7 @@ from typing import Any
 
 from agents.quality import limits_of, warehouse_of
 from expectations import rows, warehouse
-from expectations.limits import bounds, read_own
+from expectations.limits import bounds, origin, problem, read_own
 from expectations.suites import CHECKS
 from streams.resident import ResidentChild
 from streams.settings import Settings
@@ -15,16 +15,20 @@ from streams.settings import Settings
 class Tools:
     """The checks as data, a tenant's rows one by one, and the watched tables for demo and tests."""
 
-    def checks(self, settings: Settings) -> list[dict[str, Any]]:
-        """Every check with the installation's limits."""
-        limits, own = limits_of(settings.quality), read_own({})
+    def checks(self, settings: Settings, own: dict[str, Any]) -> list[dict[str, Any]]:
+        """Every check with the limits that hold for a tenant with these settings, and where they come from."""
+        limits, mine = limits_of(settings.quality), read_own(own)
         listed = []
         for check in CHECKS.values():
-            limit = bounds(check, limits, own)
-            assert limit is not None
+            limit = bounds(check, limits, mine)
             facts: dict[str, Any] = {"check": check.name, "suite": check.suite, "table": check.table, "kind": check.kind, "title": check.title}
-            listed.append(facts | {"medium": limit.medium, "high": limit.high, "column": check.column or None})
+            facts |= {"medium": limit.medium, "high": limit.high} if limit else {"medium": None, "high": None}
+            listed.append(facts | {"off": limit is None, "unit": check.unit, "origin": origin(check, mine), "column": check.column or None})
         return listed
+
+    def problem(self, settings: Settings, quality: dict[str, Any]) -> str | None:
+        """Why a tenant's own limits make no sense, if they do not."""
+        return problem(quality, limits_of(settings.quality))
 
     async def rows(self, settings: Settings, tenant_id: str, own: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
         """What Great Expectations says of a bounded sample of the tenant's interactions, row by row."""

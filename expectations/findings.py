@@ -77,6 +77,8 @@ def _prepare_one(
     check: Check, profile: Profile, samples: Samples, limits: Limits, own: TenantQuality, now: datetime
 ) -> tuple[Finding, float | None, Bounds | None]:
     finding: Finding = {"check": check.name, "suite": check.suite, "table": check.table, "title": check.title, "status": "pass"}
+    if check.unit:
+        finding["unit"] = check.unit
     limit = bounds(check, limits, own)
     if limit is None:
         return finding | {"status": "off"}, None, None

@@ -82,9 +82,43 @@ def bounds(check: Check, limits: Limits, own: TenantQuality) -> Bounds | None:
     return Bounds(medium, max(medium, high) if check.worst == "high" else None)
 
 
-def unknown_checks(own: TenantQuality) -> list[str]:
-    """Names in a tenant's settings that no check has."""
-    return sorted((own.off | set(own.limits)) - set(CHECKS))
+def origin(check: Check, own: TenantQuality) -> str:
+    """Where this check's limits come from, for whoever wonders."""
+    if check.name in own.off or check.name in own.limits:
+        return "tenant"
+    settings = {"share": "tolerated_percent, high_percent", "unusual": "unusual, very_unusual", "age": check.limit}
+    return f"setting quality.{settings[check.kind]}" if check.kind in settings else "fixed"
+
+
+def problem(quality: Mapping[str, object], limits: Limits) -> str | None:
+    """Why a tenant's part `quality` makes no sense, in a sentence; None when it does."""
+    try:
+        own = TenantQuality.model_validate(quality)
+    except ValidationError as error:
+        part = error.errors(include_url=False, include_input=False)[0]
+        return f"quality.{'.'.join(map(str, part['loc']))}: {part['msg']}"
+    if unknown := sorted((own.off | set(own.limits)) - set(CHECKS)):
+        return f"there is no check {unknown[0][:80]}; `tidemill quality checks` lists them"
+    for name, mine in own.limits.items():
+        if why := _wrong(CHECKS[name], mine, limits):
+            return f"{name}: {why}"
+    return None
+
+
+def _wrong(check: Check, mine: Own, limits: Limits) -> str | None:
+    if check.kind == "defects":
+        return "a table is as declared or it is not; there is no limit, but it can be switched off"
+    if check.kind == "age":
+        return "an age has one limit" if mine.medium is not None and mine.high is not None else None
+    if check.kind == "share" and max(_or(mine.medium, 0), _or(mine.high, 0)) > 100:
+        return "a share is at most 100 %"
+    if check.worst != "high" and mine.high is not None:
+        return "it never blocks training, so it has one limit"
+    found = bounds(check, limits, TenantQuality(limits={check.name: Own(medium=mine.medium)}))
+    medium = found.medium if found else None
+    if mine.high is not None and medium is not None and mine.high < medium:
+        return f"what blocks training ({mine.high:g}) lies below what is told ({medium:g})"
+    return None
 
 
 def _or(mine: float | None, others: float) -> float:

@@ -32,6 +32,11 @@ class Check:
     limit: str = ""
     """For ages: the setting that is its limit."""
 
+    @property
+    def unit(self) -> str:
+        """Of its number and its limits."""
+        return {"share": "%", "age": "h", "defects": "", "unusual": "σ"}[self.kind]
+
 
 def _complete(table: str, *columns: str) -> list[Check]:
     return [

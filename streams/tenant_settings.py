@@ -93,7 +93,9 @@ def changed(own: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if not name:
             raise ValueError(f"{dotted}: a setting is named SECTION.NAME, such as dispatch.weight")
         values = result.setdefault(section, {})
-        if value is None:
+        if section == "quality" and name.startswith(("limits.", "off.")):
+            _change_check(values, name, value)
+        elif value is None:
             values.pop(name, None)
         else:
             values[name] = value
@@ -115,7 +117,33 @@ def layered(own: dict[str, Any], settings: Settings) -> list[Setting]:
         found += [_setting(own, section, name, _shown(getattr(group, name)), f"setting {section}.{name}") for name in names]
     types = list(settings.quality.interaction_types)
     found.append(_setting(own, "quality", "interaction_types", types, "setting quality.interaction_types"))
-    return found + [Setting(f"quality.{name}", value, "tenant") for name, value in own.get("quality", {}).items() if name != "interaction_types"]
+    quality = own.get("quality", {})
+    found += [Setting(f"quality.off.{check}", True, "tenant") for check in quality.get("off", [])]
+    found += [
+        Setting(f"quality.limits.{check}.{level}", value, "tenant")
+        for check, limits in quality.get("limits", {}).items()
+        for level, value in limits.items()
+    ]
+    return found + [Setting(f"quality.{name}", quality[name], "tenant") for name in quality if name not in ("interaction_types", "off", "limits")]
+
+
+def _change_check(quality: dict[str, Any], name: str, value: Any) -> None:
+    """`limits.CHECK.medium`, `limits.CHECK.high` and `off.CHECK`; the names of checks have dots of their own."""
+    what, _, rest = name.partition(".")
+    if what == "off":
+        off = set(quality.get("off", [])) - {rest} | ({rest} if value else set())
+        left: Any = sorted(off)
+    else:
+        check, _, level = rest.rpartition(".")
+        if not check:
+            raise ValueError(f"quality.{name}: a limit is named quality.limits.CHECK.medium or quality.limits.CHECK.high")
+        left = {other: dict(limits) for other, limits in quality.get("limits", {}).items()}
+        mine = left.setdefault(check, {})
+        mine.pop(level, None)
+        mine |= {} if value is None else {level: value}
+        left = {other: limits for other, limits in left.items() if limits}
+    quality.pop(what, None)
+    quality |= {what: left} if left else {}
 
 
 def _setting(own: dict[str, Any], section: str, name: str, default: Any, origin: str) -> Setting:

@@ -12,15 +12,17 @@ import typer
 from streams.cli import out
 from streams.cli.frame import FAILED, USAGE, CliError, Door, Json, accepted, act, in_time, me, reading, settings
 from streams.cli.frame import run as run_async
+from streams.cli.quality_limits import amount, checks, set_
 from streams.cli.runs import Limit
 
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer
     from streams.quality import QualityReader
 
-app = typer.Typer(no_args_is_help=True, help="The tenants' data: run, show, history, checks, list, allow.")
+app = typer.Typer(no_args_is_help=True, help="The tenants' data: run, show, history, checks, set, list, allow.")
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="A tenant id.")]
-_COLUMNS = ("check", "status", "severity", "value", "limit", "high", "rows", "of", "note")
+_COLUMNS = ("check", "status", "severity", "found", "told above", "blocks above", "rows", "of", "note")
+_TROUBLE = ("fail", "error")
 Row = dict[str, Any]
 
 
@@ -50,6 +52,7 @@ def run(
         if not wait:
             out.show(answers, as_json, lambda: out.table(("tenant", "run", "result"), ((a["tenant_id"], a["run_id"], a["result"]) for a in answers)))
             return 0
+        out.say(f"measuring {tenant or f'{len(answers)} tenants'} ...")
         await _until_over(door, [UUID(answer["run_id"]) for answer in answers], timeout)
         verdicts = [await _verdict(answer["tenant_id"]) for answer in answers]
         out.show(verdicts, as_json, lambda: out.table(("tenant", "verdict", "failing"), map(_verdict_row, verdicts)))
@@ -70,16 +73,16 @@ def show(
     """
     if rows:
         return _show_rows(tenant, as_json)
-    found = run_async(_found(lambda reader: reader.tenant(tenant)))
+    found = run_async(_found(lambda reader: reader.tenant(tenant), tenant))
     if found is None:
         raise CliError("no_verdict", f"the data of {tenant} has never been measured; `tidemill quality run {tenant}`")
 
     def people() -> None:
         head = "not watched: the warehouse does not know this tenant" if not found["watched"] else found["verdict"]
         out.line(f"{tenant}: {head} at {out.word(found['at'])} UTC")
-        if found["allowance"]:
-            out.line(f"allowed until {found['allowance']['until']}: {found['allowance']['reason']}")
-        out.table(_COLUMNS, map(_check_row, found["checks"]))
+        if given := found["allowance"]:
+            out.line(f"allowed to train until {given['until'][:16].replace('T', ' ')} UTC by {given['by']}: {given['reason']}")
+        out.table(_COLUMNS, map(_check_row, sorted(found["checks"], key=_trouble)))
 
     return out.show(found, as_json, people)
 
@@ -90,9 +93,13 @@ def history(tenant: TenantId, limit: Limit = 30, as_json: Json = False) -> None:
 
     Example: tidemill quality history acme
     """
-    found = run_async(_found(lambda reader: reader.history(tenant, limit)))
+    found = run_async(_found(lambda reader: reader.history(tenant, limit), tenant))
     columns = ("at (UTC)", "verdict", "failing", "told")
-    out.show(found, as_json, lambda: out.table(columns, ((r["at"], r["verdict"], _failing(r["checks"]), _told(r["decisions"])) for r in found)))
+    if not found and not as_json:
+        return out.line(f"{tenant}: never measured; `tidemill quality run {tenant}`")
+    return out.show(
+        found, as_json, lambda: out.table(columns, ((r["at"], r["verdict"], _failing(r["checks"]), _told(r["decisions"])) for r in found))
+    )
 
 
 @app.command("list")
@@ -109,18 +116,8 @@ def list_(limit: Limit = 1000, as_json: Json = False) -> None:
     out.show(found, as_json, lambda: out.table(columns, rows))
 
 
-@app.command()
-def checks(as_json: Json = False) -> None:
-    """List the checks with their limits: percent for shares, hours for ages, z-scores for unusual numbers.
-
-    Example: tidemill quality checks
-    """
-    from streams.settings import load
-
-    own = settings()
-    found = load(own.quality.tools).checks(own)
-    columns = ("check", "suite", "kind", "medium", "high", "title")
-    out.show(found, as_json, lambda: out.table(columns, ([_plain(each[name]) for name in columns] for each in found)))
+app.command()(checks)
+app.command("set")(set_)
 
 
 @app.command()
@@ -170,6 +167,8 @@ def incidents(
 def _show_rows(tenant: str, as_json: bool) -> None:
     from streams.settings import load
 
+    out.say(f"looking at a sample of the rows of {tenant} ...")
+
     async def main() -> list[Row]:
         from streams.ledger.connection import Connection
         from streams.quality import tenant_settings
@@ -187,9 +186,16 @@ def _show_rows(tenant: str, as_json: bool) -> None:
         return found
 
     found = run_async(main())
-    columns = ("expectation", "column", "broken", "of", "first rows")
-    rows = ((r["expectation"], r["column"], r["broken"], r["of"], "; ".join(_key(row) for row in r["rows"][:3])) for r in found)
-    out.show(found, as_json, lambda: out.table(columns, rows))
+    broken = sorted((row for row in found if row["broken"]), key=lambda row: -row["broken"])
+
+    def people() -> None:
+        looked = f"{found[0]['of']} interactions were looked at (those that break a rule, and the newest)" if found else "there is no interaction"
+        out.line(f"{tenant}: {looked}; {len(found) - len(broken)} of {len(found)} expectations hold for every one")
+        if broken:
+            rows = ((r["expectation"], r["column"], r["broken"], "; ".join(_key(row) for row in r["rows"][:3])) for r in broken)
+            out.table(("expectation", "column", "rows", "the first of them"), rows)
+
+    out.show(found, as_json, people)
 
 
 async def _ask(door: Door, tenant: str | None) -> "list[Answer]":
@@ -216,13 +222,15 @@ async def _until_over(door: Door, runs: list[UUID], timeout: float) -> None:
         raise CliError("still_measuring", f"there is no verdict after {timeout:g} s; look with `tidemill runs`, and that a worker is alive") from None
 
 
-async def _found(question: "Callable[[QualityReader], Awaitable[Any]]") -> Any:
-    """The answer to a question about quality, on a connection of its own."""
+async def _found(question: "Callable[[QualityReader], Awaitable[Any]]", tenant: str | None = None) -> Any:
+    """The answer to a question about quality, on a connection of its own; a tenant that does not exist ends the command."""
     from streams.ledger.connection import Connection
     from streams.quality import QualityReader
 
     own = settings()
-    async with reading(own):
+    async with reading(own) as known:
+        if tenant is not None:
+            await known.tenant(tenant)
         connection = Connection(own.ledger.dsn.get_secret_value(), name="tidemill-cli")
         try:
             return await question(QualityReader(connection))
@@ -232,16 +240,16 @@ async def _found(question: "Callable[[QualityReader], Awaitable[Any]]") -> Any:
 
 async def _verdict(tenant: str) -> Row:
     found = await _found(lambda reader: reader.tenant(tenant))
-    facts: Row = {"tenant_id": tenant, "verdict": None, "failing": []}
-    return facts if found is None else facts | {"verdict": found["verdict"], "failing": _failing_names(found["checks"])}
+    facts: Row = {"tenant_id": tenant, "verdict": None, "watched": None, "failing": []}
+    return facts if found is None else facts | {"verdict": found["verdict"], "watched": found["watched"], "failing": _failing_names(found["checks"])}
 
 
 def _verdict_row(row: Row) -> tuple[Any, ...]:
-    return row["tenant_id"], row["verdict"], ", ".join(row["failing"])
+    return row["tenant_id"], "not watched" if row["watched"] is False else row["verdict"], ", ".join(row["failing"])
 
 
 def _failing_names(checks: list[Row]) -> list[str]:
-    return [check["check"] for check in checks if check["status"] in ("fail", "error")]
+    return [check["check"] for check in checks if check["status"] in _TROUBLE]
 
 
 def _failing(checks: list[Row]) -> str:
@@ -253,13 +261,16 @@ def _told(decisions: list[Row]) -> str:
 
 
 def _check_row(check: Row) -> list[Any]:
-    known = check | {"rows": check.get("count")}
-    return [_plain(known.get(name)) for name in _COLUMNS]
+    unit, limits = check.get("unit"), (check.get("limit"), check.get("high"))
+    if check.get("unit") == "h" and check.get("high") is not None:
+        limits = (None, check["high"])  # an age has one limit, and here it blocks
+    found = [amount(value, unit) for value in (check.get("value"), *limits)]
+    return [check["check"], check["status"], check.get("severity"), *found, check.get("count"), check.get("of"), check.get("note")]
 
 
-def _plain(value: Any) -> Any:
-    """Numbers as they are: `out.word` would take them for seconds."""
-    return f"{value:g}" if isinstance(value, float) else value
+def _trouble(check: Row) -> tuple[bool, int]:
+    """What is wrong first, the worst of it on top; all else in its usual order."""
+    return check["status"] not in _TROUBLE, -("low", "medium", "high", "critical").index(check.get("severity") or "low")
 
 
 def _key(row: Row) -> str:

@@ -91,6 +91,10 @@ def set_(
     async def move(door: Door) -> "Answer":
         from streams.tenants import change_tenant
 
+        if any(key.startswith("quality.") for key in settings):
+            from streams.cli.quality_limits import refuse_nonsense
+
+            refuse_nonsense((await door.reader.tenant_facts(tenant))[1], settings)
         return await in_time(change_tenant(door.ledger, tenant, name=name, owner=owner, labels=labels, settings=settings, by=me()))
 
     _say(accepted(act(move)), as_json, "was changed", "is so already; nothing changed")

@@ -1,0 +1,124 @@
+"""`tidemill quality checks` and `set`: which limits hold, for everybody and for one tenant, where they come from, and how a tenant gets its own."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli import out
+from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, ask, in_time, me, settings
+
+if TYPE_CHECKING:
+    from streams.ledger.ledger import Answer
+    from streams.ledger.reader import Reader
+
+Row = dict[str, Any]
+Changes = dict[str, Any]
+
+
+def checks(
+    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]", help="As they hold for this tenant.")] = None, as_json: Json = False
+) -> None:
+    """List the checks with their limits and where these come from: percent for shares, hours for ages, robust z-scores for unusual numbers.
+
+    Example: tidemill quality checks acme
+    """
+    from streams.settings import load
+
+    own = settings()
+    mine = _facts(tenant) if tenant is not None else {}
+    found = load(own.quality.tools).checks(own, mine)
+    columns = ("check", "suite", "told above", "blocks above", "origin", "title")
+    rows = ((each["check"], each["suite"], *_limits(each), each["origin"], each["title"]) for each in found)
+    out.show(found, as_json, lambda: out.table(columns, rows))
+
+
+def set_(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="A tenant id.")],
+    limit: Annotated[list[str] | None, typer.Option(metavar="CHECK=TOLD[:BLOCKS]", help="Told above, and blocks training above.")] = None,
+    off: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Switch this check off for the tenant.")] = None,
+    reset: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Back to the installation's limits, and on.")] = None,
+    types: Annotated[str | None, typer.Option(metavar="TYPE,TYPE…", help="The tenant's interaction types; '' for the installation's.")] = None,
+    gate: Annotated[str | None, typer.Option(metavar="on|off", help="Whether verdicts may block the tenant's training.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a tenant limits of its own, or switch checks off; the next verdict goes by them, and the tenant's journal says who did it.
+
+    Example: tidemill quality set acme --limit user_interactions.unique=0.5:2 --off items.fresh
+    """
+    changes = _changes(limit or [], off or [], reset or [], types, gate)
+    if not changes:
+        raise CliError("nothing_named", "say what is to change: --limit, --off, --reset, --types or --gate", USAGE)
+
+    async def move(door: Door) -> "Answer":
+        from streams.tenants import change_tenant
+
+        _, own = await door.reader.tenant_facts(tenant)
+        refuse_nonsense(own, changes)
+        return await in_time(change_tenant(door.ledger, tenant, name=None, owner=None, labels={}, settings=changes, by=me()))
+
+    answer = accepted(act(move))
+    said = "is so already; nothing changed" if answer["result"] == "there" else "is judged by its own limits from the next verdict on"
+    out.show(answer, as_json, lambda: out.line(f"{tenant} {said}: `tidemill quality checks {tenant}`"))
+
+
+def refuse_nonsense(own: Row, changes: Changes) -> None:
+    """Ends the command if the tenant's limits would make no sense after these changes."""
+    from streams.settings import load
+    from streams.tenant_settings import changed
+
+    platform = settings()
+    try:
+        after = changed(own, changes).get("quality", {})
+        why = load(platform.quality.tools).problem(platform, after)
+    except ValueError as error:
+        why = str(error)
+    if why:
+        raise CliError("bad_limit", why, USAGE)
+
+
+def _changes(limits: list[str], off: list[str], reset: list[str], types: str | None, gate: str | None) -> Changes:
+    changes: Changes = {}
+    for check in reset:
+        changes |= {f"quality.limits.{check}.medium": None, f"quality.limits.{check}.high": None, f"quality.off.{check}": None}
+    for word in limits:
+        check, equals, numbers = word.partition("=")
+        told, colon, blocks = numbers.partition(":")
+        if not equals or not check or (colon and not blocks):
+            raise CliError("bad_limit", f"{word[:80]} is not CHECK=TOLD or CHECK=TOLD:BLOCKS, such as user_interactions.unique=0.5:2", USAGE)
+        changes[f"quality.limits.{check}.medium"] = _number(told, word)
+        changes[f"quality.limits.{check}.high"] = _number(blocks, word) if colon else None
+    changes |= {f"quality.off.{check}": True for check in off}
+    if types is not None:
+        changes["quality.interaction_types"] = [each.strip() for each in types.split(",") if each.strip()] or None
+    if gate is not None:
+        changes["quality.gate"] = gate
+    return changes
+
+
+def _number(text: str, word: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CliError("bad_limit", f"{text[:40]} in {word[:80]} is not a number", USAGE) from None
+
+
+def _facts(tenant: str) -> Row:
+    async def question(reader: "Reader") -> Row:
+        return (await reader.tenant_facts(tenant))[1]
+
+    return ask(question)
+
+
+def _limits(check: Row) -> tuple[str, str]:
+    if check["off"]:
+        return "off", "off"
+    if check["kind"] == "age" and check["high"] is not None:
+        return "", amount(check["high"], check["unit"])
+    return amount(check["medium"], check["unit"]), amount(check["high"], check["unit"])
+
+
+def amount(value: Any, unit: str | None) -> str:
+    """A number with its unit."""
+    if value is None:
+        return ""
+    return f"{value:g} {unit}".strip() if isinstance(value, int | float) else str(value)
