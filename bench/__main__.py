@@ -1,4 +1,4 @@
-"""`scripts/bench [quick|look|profile|schedules]`: opens the world in a home folder of its own, and hands over."""
+"""`scripts/bench [quick|look|profile|schedules|quality]`: opens the world in a home folder of its own, and hands over."""
 
 import asyncio
 import os
@@ -9,11 +9,18 @@ from pathlib import Path
 
 from bench.look import look
 from bench.profiling import profile
+from bench.quality import quality
 from bench.quick import quick
 from bench.schedules import schedules
 from bench.world import World, open_world
 
-MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {"quick": quick, "look": look, "profile": profile, "schedules": schedules}
+MODES: dict[str, Callable[[World, Sequence[str]], Awaitable[None]]] = {
+    "quick": quick,
+    "look": look,
+    "profile": profile,
+    "schedules": schedules,
+    "quality": quality,
+}
 
 
 async def main(mode: str, words: Sequence[str]) -> None:
