@@ -31,7 +31,7 @@ def columns(usual: Sequence[Item], now: datetime) -> list[Any]:
         [after.get("hold", 0.0) if after else 0.0 for after in following],
         ["next_worker" in item for item in usual],
         [item["finish_id"] for item in usual],
-        [{"n": n, **effect} for n, item in enumerate(usual, 1) for effect in item["effects"]],
+        [{"all": item["effects"]} for item in usual],  # a list in a list would be an array of two dimensions
         usual[0]["worker"],
         now,
     ]
@@ -42,7 +42,7 @@ def answer(item: Item, row: Any, now: datetime) -> Item:
     at = now.isoformat()
     told = _told(item, row["outbox_id"], item["event_id"], item["output_type"], row["seq"], at, item["output"], item["input_id"])
     if row["finished"] is not None:
-        over = _told(item, row["finished_outbox"], item["finish_id"], "run.finished", row["finished_seq"], at, row["finished"], None)
+        over = _told(item, row["finished_outbox"], item["finish_id"], "run.finished", row["seq"] + 1, at, row["finished"], None)
         return {"result": "finished", "outbox": [told, over]}
     result: Item = {"result": "next", "outbox": [told]}
     if row["leased"]:

@@ -43,7 +43,7 @@ def no_fence(dsn: str) -> None:
         "v_step.state not in",
     )
     _replace(dsn, "commit_step", "v_step.state not in ('running', 'waiting')", "false")
-    _replace(dsn, "hand_over", "and s.worker = p_worker and s.fence = x.fence and s.state = 'running'", "")
+    _replace(dsn, "hand_over", "and s.worker is not distinct from p_worker and s.fence = x.fence and s.state = 'running'", "")
 
 
 def no_dedupe(dsn: str) -> None:
