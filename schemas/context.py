@@ -79,25 +79,38 @@ def from_envelope(envelope: Mapping[str, Any]) -> Attributes:
 
 def to_headers(meta: Meta, run_id: UUID | None, tenant_id: str | None) -> list[tuple[str, bytes]]:
     """The headers of a record in binary mode."""
+    run, causation = str(run_id) if run_id else None, str(meta.causation) if meta.causation else None
+    return written(str(meta.id), meta.type, meta.source, in_utc(meta.time), run, tenant_id, causation, meta.sequence, meta.traceparent)
+
+
+def written(
+    id: str, type: str, source: str, time: str, run: str | None, tenant: str | None, causation: str | None, sequence: int | None, trace: str | None
+) -> list[tuple[str, bytes]]:
+    """The headers of a record whose context is texts already; `time` in UTC, with a Z."""
     headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
-        ("ce_id", str(meta.id).encode()),
-        ("ce_type", meta.type.encode()),
-        ("ce_source", meta.source.encode()),
-        ("ce_time", f"{meta.time.astimezone(UTC).replace(tzinfo=None).isoformat()}Z".encode()),
+        ("ce_id", id.encode()),
+        ("ce_type", type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", time.encode()),
     ]
-    if run_id is not None:
-        headers.append(("ce_subject", str(run_id).encode()))
-    if tenant_id is not None:
-        headers.append(("ce_tenantid", tenant_id.encode()))
-    if meta.causation is not None:
-        headers.append(("ce_causationid", str(meta.causation).encode()))
-    if meta.sequence is not None:
-        headers.append(("ce_sequence", b"%020d" % meta.sequence))  # padded: the texts sort like the numbers
-    if meta.traceparent is not None:
-        headers.append(("traceparent", meta.traceparent.encode()))
+    if run is not None:
+        headers.append(("ce_subject", run.encode()))
+    if tenant is not None:
+        headers.append(("ce_tenantid", tenant.encode()))
+    if causation is not None:
+        headers.append(("ce_causationid", causation.encode()))
+    if sequence is not None:
+        headers.append(("ce_sequence", b"%020d" % sequence))  # padded: the texts sort like the numbers
+    if trace is not None:
+        headers.append(("traceparent", trace.encode()))
     return headers
+
+
+def in_utc(time: datetime) -> str:
+    """A moment as CloudEvents write it."""
+    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
 
 
 def read_meta(said: Attributes, origin: Origin) -> Meta:

@@ -209,6 +209,7 @@ class Executor:
         eager = self._settings.eager and not self.draining and following is not None
         if eager and following is not None and following["stage"] in self._pipelines.cpu_stages and self.cpu_room <= 0:
             eager = False
+        usual = item["outcome"] == "done" and "job_id" not in item and not (following and following["limit"])
         item = {
             **item,
             "run_id": step.run_id,
@@ -218,16 +219,16 @@ class Executor:
             "worker": self._worker,
             "fence": step.fence,
             "next": following,
-            "first": first,
-            "finish_id": finish_event(step.run_id, step.stage, step.round),
+            "finish_id": None if usual and following else finish_event(step.run_id, step.stage, step.round),
             "next_worker": self._worker if eager else None,
-            "usual": item["outcome"] == "done" and not (following and following.get("limit")) and "job_id" not in item,
-            "pipeline": step.pipeline,
             "input_id": step.input_id,
             "traceparent": step.traceparent,
             "effects": [_row(effect) for effect in context.effects] if context else [],
         }
-        answer = await self._ledger.commit({key: value for key, value in item.items() if value is not None})
+        answer = await self._ledger.hand_over(item) if usual else None
+        if answer is None:
+            item |= {"first": first, "finish_id": finish_event(step.run_id, step.stage, step.round)}
+            answer = await self._ledger.commit({key: value for key, value in item.items() if value is not None})
         point("step.committed")
         if answer.get("outbox"):
             self._outbox.publish(answer["outbox"])

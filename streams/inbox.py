@@ -44,11 +44,17 @@ class Inbox:
         self._strangers: dict[UUID, tuple[Arrived, Received]] = {}
         self._settled = asyncio.Event()
 
+    def skim(self, record: Arrived) -> bool:
+        """Whether it is the echo of what this worker published, the common case by far: then nothing of it is worth decoding."""
+        if self._settings.eager and (said := own_id(record)) and said in self._outbox.recent:
+            self._cover(record)
+            return True
+        return False
+
     async def take(self, record: Arrived) -> None:
         """Record it durably; returning is the acknowledgement."""
         point("inbox.received")
-        if self._settings.eager and (said := own_id(record)) and said in self._outbox.recent:
-            self._cover(record)  # the common case by far: nothing of it is worth decoding
+        if self.skim(record):
             return
         origin = Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp_ms)
         try:

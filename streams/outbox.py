@@ -24,8 +24,10 @@ log = structlog.get_logger(__name__)
 
 LEFT_BEHIND = 3.0
 """Seconds after which a row is taken for left behind by its worker."""
-STATES_EVERY = 0.1
+STATES_EVERY = 0.2
 """Seconds for which changes of a run gather before its state is told."""
+REMOVED_EVERY = 0.2
+"""Seconds for which published rows gather before they are taken away: one statement, and a tenant's journal entries in one record."""
 Changed = dict[UUID, list[int]]
 """Runs whose state is to be told, with the outbox rows that say so."""
 _STATES = "select run_id, run_state(r) from runs r where run_id = any($1)"
@@ -116,7 +118,8 @@ class Outbox:
                 continue
             if self._stopping and not (self._rows or self._changed or self._published):
                 return
-            await asyncio.sleep(0.02)  # a pause in which more ids gather: one statement for many
+            if not self._stopping:
+                await asyncio.sleep(REMOVED_EVERY)
 
     async def stop(self) -> None:
         self._stopping = True

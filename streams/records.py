@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from schemas.cloudevents import Record
-from schemas.context import NAMESPACE, Meta, to_headers
+from schemas.context import NAMESPACE, Meta, in_utc, to_headers, written
 from schemas.tenant import is_tenant_id
 from streams.names import OURS
 
@@ -20,17 +20,9 @@ DEAD_TOPIC = "dead.letters"
 
 def event_record(row: Row) -> Record:
     """The event in an outbox row, keyed by tenant."""
-    tenant = row["tenant_id"]
-    meta = Meta(
-        id=UUID(row["event_id"]),
-        type=row["topic"],
-        source=OURS,
-        time=datetime.fromisoformat(row["at"]),
-        causation=UUID(row["causation"]) if row["causation"] else None,
-        sequence=row["seq"],
-        traceparent=row["traceparent"],
-    )
-    headers = to_headers(meta, UUID(row["run_id"]) if row["run_id"] else None, tenant if is_tenant_id(tenant) else None)
+    tenant, named = row["tenant_id"], row["tenant_id"] if is_tenant_id(row["tenant_id"]) else None
+    time = in_utc(datetime.fromisoformat(row["at"]))
+    headers = written(row["event_id"], row["topic"], OURS, time, row["run_id"], named, row["causation"], row["seq"], row["traceparent"])
     return Record(tenant.encode(), row["value"].encode(), headers)
 
 

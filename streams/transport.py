@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 Take = Callable[[Arrived], Awaitable[None]]
 SESSION = 20
 """Seconds that Kafka keeps the partitions of a worker of which it hears nothing."""
+Skim = Callable[[Arrived], bool]
+"""Whether a record needs nothing more, known without waiting."""
 WINDOW = 64
 """Records of one topic on their way into the ledger at a time; acknowledged strictly in their order."""
 
@@ -60,22 +62,27 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
     )
 
 
-def add_agents(app: faust.App, topics: list[str], take: Take, *, named: str = "inbox") -> None:
+def add_agents(app: faust.App, topics: list[str], take: Take, *, skim: Skim = lambda _: False, named: str = "inbox") -> None:
     """One agent for each topic, named after it."""
     for topic in topics:
-        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"{named}.{topic}", concurrency=1)(_reader(take))
+        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"{named}.{topic}", concurrency=1)(_reader(take, skim))
 
 
-def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:
+def _reader(take: Take, skim: Skim) -> Callable[[Any], Awaitable[None]]:
     async def read(stream: Any) -> None:
         """Hand records to the inbox, a window of them at a time, and acknowledge each when all before it are recorded."""
-        window: deque[tuple[Any, asyncio.Task[None]]] = deque()
+        window: deque[tuple[Any, asyncio.Task[None] | None]] = deque()
         changed, room = asyncio.Event(), asyncio.Semaphore(WINDOW)
         acker = asyncio.create_task(_acknowledge(window, changed, room))
         try:
             async for event in stream.noack().events():
+                record = arrived(event.message)
+                known = skim(record)
+                if known and not window:
+                    event.ack()
+                    continue
                 await room.acquire()
-                window.append((event, asyncio.create_task(_take(take, arrived(event.message)))))
+                window.append((event, None if known else asyncio.create_task(_take(take, record))))
                 changed.set()
         finally:
             acker.cancel()
@@ -83,13 +90,14 @@ def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:
     return read
 
 
-async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
+async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None] | None]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
     while True:
         if not window:
             changed.clear()
             await changed.wait()
         event, task = window[0]
-        await asyncio.wait({task})
+        if task is not None and not task.done():
+            await asyncio.wait({task})
         window.popleft()
         event.ack()
         room.release()

@@ -131,7 +131,7 @@ def run(settings: Settings, *, slot: int | None = None, leaving: bool = False) -
     async def take(record: Any) -> None:
         await app.runtime.inbox.take(record)
 
-    add_agents(app, pipelines.topics, take)
+    add_agents(app, pipelines.topics, take, skim=lambda record: app.runtime.inbox.skim(record))
     add_probes(app, membership, Running(app))
     try:
         Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()

@@ -9,6 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import pytest_socket
+from hypothesis import is_hypothesis_test
 
 from streams.ledger.migrate import migrate
 from tests.stack import running_servers
@@ -19,11 +20,12 @@ _TEMPLATE = "ledger_template"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests get no network and two seconds; the rest says itself what it needs."""
+    """Unit tests get no network and few seconds; the rest says itself what it needs."""
     for item in items:
         if any(folder in item.path.parents for folder in _OFFLINE):
             if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(10))
+                hundreds_of_examples = is_hypothesis_test(getattr(item, "function", None))
+                item.add_marker(pytest.mark.timeout(120 if hundreds_of_examples else 20))
             if item.get_closest_marker("enable_socket") is None:
                 item.add_marker(pytest.mark.disable_socket_here)
 

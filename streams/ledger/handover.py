@@ -18,7 +18,7 @@ def one_a_tenant(items: Sequence[Item]) -> list[Item]:
 
 def columns(usual: Sequence[Item], now: datetime) -> list[Any]:
     """The arguments of `hand_over`."""
-    following = [item.get("next") for item in usual]
+    following = [item["next"] for item in usual]
     return [
         [item["run_id"] for item in usual],
         [item["tenant"] for item in usual],
@@ -29,7 +29,7 @@ def columns(usual: Sequence[Item], now: datetime) -> list[Any]:
         [item["event_id"] for item in usual],
         [after["stage"] if after else None for after in following],
         [after.get("hold", 0.0) if after else 0.0 for after in following],
-        ["next_worker" in item for item in usual],
+        [item["next_worker"] is not None for item in usual],
         [item["finish_id"] for item in usual],
         [{"all": item["effects"]} for item in usual],  # a list in a list would be an array of two dimensions
         usual[0]["worker"],
@@ -61,7 +61,7 @@ def _told(item: Item, row_id: int, event_id: UUID, topic: str, seq: int, at: str
         "causation": str(causation) if causation else None,
         "seq": seq,
         "at": at,
-        "traceparent": item.get("traceparent"),
+        "traceparent": item["traceparent"],
         "value": orjson.dumps(data).decode(),
         "state": True,
     }

@@ -55,10 +55,13 @@ class Ledger:
         """Record a request, a completion, a dead letter or just the offsets an item covers (`covers`: {topic, partition, first, next})."""
         return dict(await self._receiving.submit(item))
 
+    async def hand_over(self, item: Item) -> Answer | None:
+        """The usual outcome (an event, and another stage or a good end follows), with many others in one statement; None: `commit` it."""
+        answer: Answer | None = await self._handing_over.submit(item)
+        return answer
+
     async def commit(self, item: Item) -> Answer:
-        """Record the outcome of a step in hand and begin the next one; `usual`: it may go with many others in one statement."""
-        if item.get("usual") and (answer := await self._handing_over.submit(item)) is not None:
-            return dict(answer)
+        """Record the outcome of a step in hand and begin the next one."""
         return dict(await self._committing.submit(item))
 
     async def claim(
