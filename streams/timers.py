@@ -83,9 +83,8 @@ class Timers:
                 await raw.execute("select hold_slots($1)", held)
             rows = [row for row in rows if not row["paused"]]
             fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
-            items = [self._request(row) | {"n": n} for n, row in enumerate(fire)]
-            found = await raw.fetch("select n, answer from accept_many($1, $2) order by n", items, now) if items else []
-            answers: list[Answer] = [each["answer"] for each in found]
+            items = [self._request(row) for row in fire]
+            answers: list[Answer] = [row[0] for row in await raw.fetch("select receive($1, '[]', $2)", items, now)] if items else []
             settled = [_settled(row, "skipped", _skipped(row)) for row in rows if _skipped(row)]
             settled += [_after(row, answer) for row, answer in zip(fire, answers, strict=True)]
             if settled:

@@ -19,6 +19,8 @@ from streams.settings import from_stack
 from tests.chaos.proxy import Proxy
 
 PATIENCE = 60.0
+EFFECTS = {"train": "/api/v1/train", "deploy": "/api/v1/deploy", "warm": "/api/v1/cache/warm"}
+"""Stage -> the one command that a good run of it sends."""
 QUICK = {
     "TIDEMILL_ML_ENGINE__POLL_EVERY": "PT2S",
     "TIDEMILL_RETRY__EVERY": "PT1S",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.workers import Worker
-from tests.e2e.house import House, finished, furnish, in_state, publish, state_of, until
+from tests.e2e.house import EFFECTS, House, finished, furnish, in_state, publish, state_of, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,7 +50,6 @@ KILLS = [
     Kill("warm", "cache.warming"),
     Kill("warm", slow=("inference", "/api/v1/cache/warm")),
 ]
-EFFECTS = {"train": "/api/v1/train", "deploy": "/api/v1/deploy", "warm": "/api/v1/cache/warm"}
 """What a succeeded run must have asked of its neighbours: stage and path, each once a round."""
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from streams.local.ports import HOST
 from tests.chaos.workers import ROOT, Worker, clean_environment
-from tests.e2e.test_kill_every_stage import EFFECTS, QUICK, furnish, publish
+from tests.e2e.house import EFFECTS, QUICK, furnish, publish
 from tests.integration.test_reference_neighbours import free_ports
 from tests.stack import running_servers
 

@@ -37,13 +37,17 @@ class Moves:
         return self.now
 
     async def request(self, tenant: str = "acme", *, publish: bool = False, worker: bool = True, **data: Any) -> Data:
+        return await self._receive(self.asked(tenant, publish=publish, worker=worker, **data))
+
+    def asked(self, tenant: str, *, publish: bool = False, worker: bool = True, **data: Any) -> Data:
+        """The item of a request."""
         event = uuid4()
         item = {
             "kind": "request", "event_key": uuid4(), "event_id": event, "body": "00", "tenant": tenant, "create": True, "topic": "training.requested",
             "pipeline": "training", "version": "1", "run_id": uuid5(NAMESPACE, str(event)), "first": FIRST, "accepted_id": uuid4(),
             "data": {"tenant_id": tenant, **data}, "traceparent": "00-aa-bb-01", "publish": publish,
         }  # fmt: skip
-        return await self._receive(item | ({"worker": self.worker} if worker else {}))
+        return item | ({"worker": self.worker} if worker else {})
 
     async def complete(self, tenant: str, job: str, *, failed: bool = False, worker: bool = True) -> Data:
         following = {stage: {"stage": after, "limit": None} for stage, after in pairwise(STAGES)}

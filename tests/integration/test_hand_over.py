@@ -1,4 +1,4 @@
-"""The set-based commits of the hot path and the ones that go one by one come to the same rows, entries and events; what is unusual is not taken."""
+"""What goes set-based on the hot path and what goes one by one comes to the same rows, entries and events; what is unusual is not taken."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from streams.ledger import handover
-from tests.integration.ledger_moves import Data, Moves
+from tests.integration.ledger_moves import FIRST, Data, Moves
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(120)]
 
@@ -19,6 +19,8 @@ EFFECT = {
 }  # fmt: skip
 _OWN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\d[T ][\d:.+]*")
 _TABLES = {
+    "inbox": "select to_jsonb(i) - 'event_key' from inbox i where tenant_id = $1",
+    "causes": "select to_jsonb(c) from causes c join runs using (run_id) where tenant_id = $1",
     "steps": "select to_jsonb(s) - 'turn' from steps s where tenant_id = $1 order by stage",
     "runs": "select to_jsonb(r) from runs r where tenant_id = $1",
     "heads": "select to_jsonb(h) from pipeline_heads h where tenant_id = $1",
@@ -32,7 +34,8 @@ class SetBased(Moves):
     """A worker whose outcomes go through `hand_over`."""
 
     async def hand_over(self, *items: Data) -> list[Any]:
-        return list(await self.raw.fetch(handover.SQL, *handover.columns(items, self.tick())))
+        whole = [{"next": None, "next_worker": None} | item for item in items]
+        return list(await self.raw.fetch(handover.SQL, *handover.columns(whole, self.tick())))
 
     async def commit(self, step: Data, outcome: str, **more: Any) -> Data:
         item = self.outcome(step, outcome, **more)
@@ -67,10 +70,11 @@ async def by_one(moves: SetBased, ledger_dsn: str) -> AsyncIterator[Moves]:
 
 async def all_of(moves: Moves, tenant: str) -> dict[str, list[Any]]:
     """Every row of a tenant, without what is its own: its name, ids and times."""
-    return {
-        table: [json.loads(_OWN.sub("*", json.dumps(row[0])).replace(tenant, "tenant")) for row in await moves.raw.fetch(sql, tenant)]
-        for table, sql in _TABLES.items()
-    }
+    return {table: [nameless(row[0], tenant) for row in await moves.raw.fetch(sql, tenant)] for table, sql in _TABLES.items()}
+
+
+def nameless(value: Any, tenant: str) -> Any:
+    return json.loads(_OWN.sub("*", json.dumps(value)).replace(tenant, "tenant"))
 
 
 async def test_a_whole_run_is_the_same_in_every_row_both_ways(moves: SetBased, by_one: Moves) -> None:
@@ -85,6 +89,31 @@ async def test_a_whole_run_is_the_same_in_every_row_both_ways(moves: SetBased, b
         assert answer["result"] == "finished"
         assert [row["topic"] for row in answer["outbox"]] == ["warm.done", "run.finished"]
     assert await all_of(moves, "acme") == await all_of(by_one, "globex")
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("quota", [False, True])
+@pytest.mark.parametrize("first", [FIRST, FIRST | {"limit": "ml_engine"}, FIRST | {"hold": 10}])
+@pytest.mark.parametrize("how", [{}, {"worker": False, "publish": True}])
+async def test_a_request_is_the_same_in_every_row_both_ways(moves: SetBased, how: Data, first: Data, quota: bool, pause: bool) -> None:
+    answers = []
+    for tenant, function in (("acme", "select * from receive($1, '[]', $2)"), ("globex", "select accept_request($1::jsonb -> 0, $2)")):
+        settings = {"dispatch": {"concurrent": 3}} if quota else {}
+        await moves.raw.execute("insert into tenants (tenant_id, settings) values ($1, $2)", tenant, settings)
+        await moves.raw.execute("insert into tenant_heads (tenant_id) values ($1)", tenant)
+        if pause:
+            sql = "insert into pauses (tenant_id, pipeline, paused_by, reason, since) values ($1, 'training', 'me', 'test', now())"
+            await moves.raw.execute(sql, tenant)
+        item = moves.asked(tenant, **how) | {"first": first, "partition": 3, "offset": 17}
+        answers.append(await moves.raw.fetchval(function, [item], moves.tick()))
+        again = await moves.raw.fetchval(function, [item], moves.tick())
+        assert (again["result"], again["fate"]) == ("seen", "run")
+    assert bool(answers[0].get("step")) is (not how and not first["limit"] and not quota and not pause)
+    for answer in answers:
+        for row in answer["outbox"]:
+            row |= {"id": 0, "created_at": None, "value": json.loads(row["value"])}
+    assert nameless(answers[0], "acme") == nameless(answers[1], "globex")
+    assert await all_of(moves, "acme") == await all_of(moves, "globex")
 
 
 async def test_what_it_says_of_the_outbox_is_what_stands_there(moves: SetBased) -> None:

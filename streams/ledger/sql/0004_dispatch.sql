@@ -285,19 +285,6 @@ begin
     end if;
 end $$;
 
--- receive(items, now): one batch of what came from Kafka, the API, the CLI and timers, with the offsets it covers, in one transaction.
-create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
-declare i jsonb;
-begin
-    for i in select value from jsonb_array_elements(p_items) loop
-        return next case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now) when 'dead' then bury(i, p_now)
-            when 'expansion' then begin_expansion(i, p_now) end;
-    end loop;
-    for i in select value from jsonb_array_elements(p_offsets) o order by value ->> 'topic', (value ->> 'partition')::int, (value ->> 'first')::bigint loop
-        perform advance(i ->> 'topic', (i ->> 'partition')::int, (i ->> 'first')::bigint, (i ->> 'next')::bigint);
-    end loop;
-end $$;
-
 -- commit_steps(items, now): one batch of outcomes.
 create function commit_steps(p_items jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
 declare i jsonb;

@@ -1,0 +1,97 @@
+-- The way in: one batch of what came from Kafka, the API, the CLI and timers. What most requests are (a known, active tenant, nothing of its pipeline
+-- open, no quota) is accepted in one statement; the rest goes to accept_request, to the same rows and journal entries.
+
+-- accept_usual(requests with their place n, now): as accept_request, for the first of each tenant. Gives n and the answer for each that was carried out.
+-- Plans are pinned to index look-ups, as in hand_over; all there is to know of a request stands in `u`, and what follows only writes it down.
+create function accept_usual(p_items jsonb, p_now timestamptz) returns table (n integer, answer jsonb) language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+    return query
+    with x as materialized (
+        select distinct on (r.tenant) r.n, r.event_key, r.event_id, decode(r.body, 'hex') as body, r.tenant, r.topic, r.partition, r."offset", r.pipeline, r.version,
+            r.run_id, r.first, r.data, r.accepted_id, r.worker, r.traceparent, coalesce(r.publish, false) as publish
+        from jsonb_to_recordset(p_items) r(n integer, event_key uuid, event_id uuid, body text, tenant text, topic text, partition integer, "offset" bigint,
+            pipeline text, version text, run_id uuid, first jsonb, data jsonb, accepted_id uuid, worker uuid, traceparent text, publish boolean, abandoned boolean)
+        where r.abandoned is not true order by r.tenant, r.n
+    ), known as materialized (   -- looked up by primary keys before anything is asked of it
+        select x.*, t.status, coalesce(h.paused, is_paused(x.tenant, x.pipeline)) as paused, h.active_run, h.pending_run, i.event_key as seen,
+            coalesce(t.settings -> 'dispatch', '{}') ?| '{concurrent,per_hour,burst}' as quota
+        from x join tenants t on t.tenant_id = x.tenant
+            left join pipeline_heads h on h.tenant_id = x.tenant and h.pipeline = x.pipeline
+            left join inbox i on i.event_key = x.event_key
+    ), u as (
+        update tenant_heads h set seq = h.seq + 1 + k.publish::int from known k
+        where h.tenant_id = k.tenant and k.status = 'active' and k.active_run is null and k.pending_run is null and k.seen is null
+            and not (k.publish and exists (select 1 from reconciling))
+        returning k.*, h.seq, nextval('outbox_id_seq') as asked_outbox, nextval('outbox_id_seq') as outbox_id,
+            case when k.first ->> 'limit' is null and not k.paused and not k.quota then k.worker end as lease,
+            jsonb_build_object('tenant_id', k.tenant, 'run_id', k.run_id, 'pipeline', k.pipeline, 'pipeline_version', k.version,
+                               'causes', jsonb_build_array(k.event_id), 'round', 1) as value
+    ), heads as (
+        insert into pipeline_heads (tenant_id, pipeline, active_run) select u.tenant, u.pipeline, u.run_id from u
+        on conflict (tenant_id, pipeline) do update set active_run = excluded.active_run
+    ), received as (
+        insert into inbox (event_key, tenant_id, topic, partition, "offset", event_id, body, run_id, fate, at)
+        select u.event_key, u.tenant, u.topic, u.partition, u."offset", u.event_id, u.body, u.run_id, 'run', p_now from u
+    ), caused as (
+        insert into causes (run_id, event_id, at, data) select u.run_id, u.event_id, p_now, u.data from u
+    ), noted as (
+        insert into journal (tenant_id, seq, at, run_id, kind, event_id, topic, causation, data)
+        select u.tenant, u.seq - 1, p_now, u.run_id, 'requested', u.event_id, u.topic, null, u.data from u where u.publish
+        union all
+        select u.tenant, u.seq, p_now, u.run_id, 'accepted', u.accepted_id, 'run.accepted', u.event_id,
+            u.value || jsonb_build_object('request', u.data, 'cause', u.event_id, 'first', u.first - 'hold', 'pending', false, 'traceparent', u.traceparent)
+        from u
+    ), begun as (
+        insert into runs (run_id, tenant_id, pipeline, pipeline_version, state, stage, request, request_id, causes, version, requested_at, started_at, traceparent)
+        select u.run_id, u.tenant, u.pipeline, u.version, 'running', u.first ->> 'stage', u.data, u.event_id, 1, u.seq, p_now, p_now, u.traceparent from u
+    ), ready as (
+        insert into steps (run_id, stage, tenant_id, pipeline, state, round, due_at, worker, fence, limit_name, input, input_type, input_id, ready_at, started_at)
+        select u.run_id, u.first ->> 'stage', u.tenant, u.pipeline, case when u.lease is null then 'ready' else 'running' end, 1,
+            p_now + make_interval(secs => coalesce((u.first ->> 'hold')::float8, 0)), u.lease, 1, u.first ->> 'limit', u.data, u.first ->> 'type', u.event_id, p_now,
+            case when u.lease is not null then p_now end
+        from u
+    ), told as (
+        insert into outbox (id, event_id, topic, tenant_id, run_id, causation, seq, at, traceparent, value, state) overriding system value
+        select u.asked_outbox, u.event_id, u.topic, u.tenant, u.run_id, null, u.seq - 1, p_now, u.traceparent, u.data::text, false from u where u.publish
+        union all
+        select u.outbox_id, u.accepted_id, 'run.accepted', u.tenant, u.run_id, u.event_id, u.seq, p_now, u.traceparent, u.value::text, true from u
+    )
+    select u.n, jsonb_build_object('result', 'run', 'run_id', u.run_id,
+        'outbox', case when u.publish then jsonb_build_array(told_row(u.asked_outbox, u.event_id, u.topic, u.tenant, u.run_id, null, u.seq - 1, p_now, u.traceparent,
+            u.data::text, false)) else '[]' end || told_row(u.outbox_id, u.accepted_id, 'run.accepted', u.tenant, u.run_id, u.event_id, u.seq, p_now, u.traceparent,
+            u.value::text, true),
+        'step', case when u.lease is not null then jsonb_build_object('run_id', u.run_id, 'stage', u.first ->> 'stage', 'tenant_id', u.tenant, 'pipeline', u.pipeline,
+            'state', 'running', 'round', 1, 'attempt', 1, 'takeovers', 0, 'fence', 1, 'input', u.data, 'input_type', u.first ->> 'type', 'input_id', u.event_id,
+            'job', null, 'output', null, 'deadline', null, 'started_at', p_now, 'run_state', 'running', 'traceparent', u.traceparent) end)
+    from u;
+end $$;
+
+-- told_row(...): a row of the outbox as the publisher wants it.
+create function told_row(p_id bigint, p_event uuid, p_topic text, p_tenant text, p_run uuid, p_causation uuid, p_seq bigint, p_now timestamptz, p_trace text,
+                         p_value text, p_state boolean) returns jsonb language sql immutable as $$
+    select jsonb_build_object('id', p_id, 'event_id', p_event, 'topic', p_topic, 'tenant_id', p_tenant, 'run_id', p_run, 'causation', p_causation, 'seq', p_seq,
+                              'at', p_now, 'traceparent', p_trace, 'value', p_value, 'state', p_state)
+$$;
+
+-- receive(items, offsets, now): the batch with the offsets that it covers, in one transaction; the answers in the order of the items.
+create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+declare i jsonb; v_answers jsonb[] := '{}'; v_requests jsonb; u record; v_n integer := 0;
+begin
+    select jsonb_agg(e.value || jsonb_build_object('n', e.n)) into v_requests
+    from jsonb_array_elements(p_items) with ordinality e(value, n) where e.value ->> 'kind' = 'request';
+    if v_requests is not null then
+        perform 1 from tenant_heads h where h.tenant_id in (select e ->> 'tenant' from jsonb_array_elements(p_items) e) order by h.tenant_id for update;
+        for u in select * from accept_usual(v_requests, p_now) loop
+            v_answers[u.n] := u.answer;
+        end loop;
+    end if;
+    for i in select value from jsonb_array_elements(p_items) loop
+        v_n := v_n + 1;
+        return next coalesce(v_answers[v_n], case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now)
+            when 'dead' then bury(i, p_now) when 'expansion' then begin_expansion(i, p_now) end);
+    end loop;
+    for i in select value from jsonb_array_elements(p_offsets) o order by value ->> 'topic', (value ->> 'partition')::int, (value ->> 'first')::bigint loop
+        perform advance(i ->> 'topic', (i ->> 'partition')::int, (i ->> 'first')::bigint, (i ->> 'next')::bigint);
+    end loop;
+end $$;
