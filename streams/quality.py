@@ -26,6 +26,10 @@ PIPELINE, GATED = "quality", "training"
 _BAD = ("fail", "error")
 
 
+TROUBLE = ("fail", "error")
+"""A check's status that somebody should look at."""
+
+
 class LedgerQuality:
     """The tenants' standing over one connection; every call may be made twice."""
 
@@ -120,9 +124,9 @@ class QualityReader:
         return await self._rows("tenants", limit)
 
     async def tenant(self, tenant_id: str) -> dict[str, Any] | None:
-        """The newest verdict in full; None before the first tick."""
+        """The newest verdict in full, what is wrong first; None before the first tick."""
         rows = await self._rows("tenant", tenant_id)
-        return rows[0] if rows else None
+        return rows[0] | {"checks": sorted(rows[0]["checks"], key=_trouble)} if rows else None
 
     async def history(self, tenant_id: str, limit: int = 60) -> list[dict[str, Any]]:
         return await self._rows("history", tenant_id, limit)
@@ -136,6 +140,11 @@ class QualityReader:
 
     async def _rows(self, name: str, *args: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in await self._connection.fetch(_sql(name), *args)]
+
+
+def _trouble(check: dict[str, Any]) -> tuple[bool, int]:
+    """The worst on top; what is well in its usual order."""
+    return check["status"] not in TROUBLE, -("low", "medium", "high", "critical").index(check.get("severity") or "low")
 
 
 async def tenant_settings(connection: Connection, tenant_id: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The tenants' data: run, show, history, checks, set, list, allow.")
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="A tenant id.")]
 _COLUMNS = ("check", "status", "severity", "found", "told above", "blocks above", "rows", "of", "note")
-_TROUBLE = ("fail", "error")
 Row = dict[str, Any]
 
 
@@ -82,7 +81,7 @@ def show(
         out.line(f"{tenant}: {head} at {out.word(found['at'])} UTC")
         if given := found["allowance"]:
             out.line(f"allowed to train until {given['until'][:16].replace('T', ' ')} UTC by {given['by']}: {given['reason']}")
-        out.table(_COLUMNS, map(_check_row, sorted(found["checks"], key=_trouble)))
+        out.table(_COLUMNS, map(_check_row, found["checks"]))
 
     return out.show(found, as_json, people)
 
@@ -249,7 +248,9 @@ def _verdict_row(row: Row) -> tuple[Any, ...]:
 
 
 def _failing_names(checks: list[Row]) -> list[str]:
-    return [check["check"] for check in checks if check["status"] in _TROUBLE]
+    from streams.quality import TROUBLE
+
+    return [check["check"] for check in checks if check["status"] in TROUBLE]
 
 
 def _failing(checks: list[Row]) -> str:
@@ -266,11 +267,6 @@ def _check_row(check: Row) -> list[Any]:
         limits = (None, check["high"])  # an age has one limit, and here it blocks
     found = [amount(value, unit) for value in (check.get("value"), *limits)]
     return [check["check"], check["status"], check.get("severity"), *found, check.get("count"), check.get("of"), check.get("note")]
-
-
-def _trouble(check: Row) -> tuple[bool, int]:
-    """What is wrong first, the worst of it on top; all else in its usual order."""
-    return check["status"] not in _TROUBLE, -("low", "medium", "high", "critical").index(check.get("severity") or "low")
 
 
 def _key(row: Row) -> str:

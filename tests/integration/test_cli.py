@@ -58,7 +58,13 @@ async def start(home: Path, *words: str, **settings: str) -> asyncio.subprocess.
     environment = {"TIDEMILL_HOME": str(home), "PATH": "/usr/bin:/bin", "USER": "ada", **settings}
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-m", "streams.cli", *words]
-    return await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2], env=environment, stdout=pipe, stderr=pipe)
+    root = Path(__file__).parents[2]
+    return await asyncio.create_subprocess_exec(*command, cwd=root, env=environment, stdout=pipe, stderr=pipe, preexec_fn=_hear_ctrl_c)
+
+
+def _hear_ctrl_c() -> None:
+    """Tests that run in a shell's background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
