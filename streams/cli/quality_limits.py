@@ -121,4 +121,4 @@ def amount(value: Any, unit: str | None) -> str:
     """A number with its unit."""
     if value is None:
         return ""
-    return f"{value:g} {unit}".strip() if isinstance(value, int | float) else str(value)
+    return f"{value:g} {unit or ''}".strip() if isinstance(value, int | float) else str(value)

@@ -11,7 +11,11 @@ import asyncpg
 from schemas.states import RunState
 
 _RUN = "select run_id, tenant_id, state, requested_at from runs where run_id = $1"
-_JOURNAL = "select seq, at, kind, event_id, topic, data from journal where run_id = $1 order by seq"
+# what was told of a quality run's findings are words about the tenant, and name the run within
+_JOURNAL = """
+select seq, at, kind, event_id, topic, data from journal
+where run_id = $1::uuid or (kind = 'incident' and data ->> 'run_id' = ($1::uuid)::text) order by seq
+"""
 _EFFECTS = "select key, stage, round, command, status, reply ->> 'job_id' as job_id from effects where run_id = $1 order by id"
 _UNSENT = """
 select event_id, null as error from outbox where run_id = $1 and topic is not null

@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from agents.quality import alert, measure
 from schemas.quality import DqEvaluated, DqTick
-from streams.ledger.connection import Connection
+from streams.ledger.connection import Connection, connect
 from streams.projection import Projection
+from streams.proof import record
 from streams.quality import allow
 from streams.resident import ResidentChild
 from streams.stage import TryAgain
@@ -70,6 +71,12 @@ async def test_a_dirty_tenant_is_blocked_and_let_through_once_its_data_is_mended
     assert len([run for run in runs if run["tenant_id"] == "dirty" and run["pipeline"] == "training"]) == 2
     await deliver(world)
     assert told(world)[1:] == [("dirty", "user_interactions.types", "resolved")]
+    raw = await connect(world.dsn, timeout=10, name="test")
+    measured = [run for run in runs if run["tenant_id"] == "dirty" and run["pipeline"] == "quality"]
+    proven = [await record.load(raw, run["run_id"]) for run in measured]
+    alerts = [said.topic for each in proven for said in each.events if said.topic.startswith("alert.")]
+    assert alerts == ["alert.raised", "alert.resolved"]  # so `tidemill prove` finds in the journal what lies on Kafka
+    await raw.close()
 
 
 async def test_a_training_request_before_the_first_verdict_has_the_tenant_measured_and_waits_for_it(world, tables):

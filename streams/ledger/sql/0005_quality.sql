@@ -135,6 +135,8 @@ begin
     delete from quality_recorded where at < p_before;
 end $$;
 
+create index journal_told on journal ((data ->> 'run_id')) where kind = 'incident';
+
 -- incident_changed(item, now): tell of an incident's change: its transition for monitoring, its event for Kafka, its entry in the tenant's
 -- journal; gives the transition's number. The tenant's owner goes along, for whoever routes it. Under the tenant's lock. item: incident, tenant, kind, severity, title, message, details, event_id, run_id
 create function incident_changed(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
