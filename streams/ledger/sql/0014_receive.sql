@@ -15,7 +15,7 @@ begin
         where r.abandoned is not true order by r.tenant, r.n
     ), known as materialized (   -- looked up by primary keys before anything is asked of it
         select x.*, t.status, coalesce(h.paused, is_paused(x.tenant, x.pipeline)) as paused, h.active_run, h.pending_run, i.event_key as seen,
-            coalesce(t.settings -> 'dispatch', '{}') ?| '{concurrent,per_hour,burst}' as quota
+            has_quota(x.tenant) as quota
         from x join tenants t on t.tenant_id = x.tenant
             left join pipeline_heads h on h.tenant_id = x.tenant and h.pipeline = x.pipeline
             left join inbox i on i.event_key = x.event_key
@@ -24,7 +24,7 @@ begin
         where h.tenant_id = k.tenant and k.status = 'active' and k.active_run is null and k.pending_run is null and k.seen is null
             and not (k.publish and exists (select 1 from reconciling))
         returning k.*, h.seq, nextval('outbox_id_seq') as asked_outbox, nextval('outbox_id_seq') as outbox_id,
-            case when k.first ->> 'limit' is null and not k.paused and not k.quota then k.worker end as lease,
+            case when k.first ->> 'limit' is null and not k.paused and k.quota is not true then k.worker end as lease,
             jsonb_build_object('tenant_id', k.tenant, 'run_id', k.run_id, 'pipeline', k.pipeline, 'pipeline_version', k.version,
                                'causes', jsonb_build_array(k.event_id), 'round', 1) as value
     ), heads as (
