@@ -12,6 +12,7 @@ import pytest_socket
 from hypothesis import is_hypothesis_test
 
 from streams.ledger.migrate import migrate
+from tests.databases import drop_database
 from tests.stack import running_servers
 
 ROOT = Path(__file__).parent
@@ -68,7 +69,7 @@ async def ledger_dsn(ledger_template: str) -> AsyncIterator[str]:
     try:
         await connection.execute(f"create database {name} template {_TEMPLATE}")
         yield _database(ledger_template, name)
-        await connection.execute(f"drop database {name} with (force)")
+        await drop_database(connection, name)
     finally:
         await connection.close()
 

@@ -104,7 +104,7 @@ class Travel:
         finally:
             await connection.close()
 
-    async def see(self, sql: str, *args: Any, rows: int = 1, within: float = 10) -> list[dict[str, Any]]:
+    async def see(self, sql: str, *args: Any, rows: int = 1, within: float = 30) -> list[dict[str, Any]]:
         """The rows as soon as there are so many."""
         end = time.monotonic() + within
         while len(found := await self.rows(sql, *args)) < rows:
@@ -115,7 +115,7 @@ class Travel:
     async def runs(self) -> list[dict[str, Any]]:
         return await self.rows("select * from runs order by requested_at, run_id")
 
-    async def until(self, check: Callable[[list[dict[str, Any]]], Any], *, within: float = 10) -> list[dict[str, Any]]:
+    async def until(self, check: Callable[[list[dict[str, Any]]], Any], *, within: float = 30) -> list[dict[str, Any]]:
         """The runs as soon as they are as asked for."""
         end = time.monotonic() + within
         while True:
@@ -127,9 +127,22 @@ class Travel:
                 raise AssertionError(f"not reached within {within} s; runs: {runs}; steps: {steps}")
             await asyncio.sleep(0.02)
 
-    async def over(self, count: int = 1, *, within: float = 10) -> list[dict[str, Any]]:
+    async def over(self, count: int = 1, *, within: float = 30) -> list[dict[str, Any]]:
         """The runs when `count` of them are over and none is open."""
         return await self.until(lambda runs: len(runs) >= count and all(run["finished_at"] for run in runs), within=within)
+
+    async def wait_out(self, count: int = 1, *, within: float = 30) -> list[dict[str, Any]]:
+        """The same, while time passes quickly enough for the next look at every job."""
+        async with asyncio.timeout(within):
+            while len(runs := await self.runs()) < count or not all(run["finished_at"] for run in runs):
+                await self.minutes_pass()
+                await asyncio.sleep(0.1)
+        return runs
+
+    async def minutes_pass(self) -> None:
+        """Two of them, if there is a job that is not to be looked at yet: whoever looks at this very moment waits anew from then on."""
+        if await self.rows("select 1 from steps where state = 'waiting' and due_at > $1", self.clock.now()):
+            self.clock.ahead += timedelta(minutes=2)
 
     async def journal(self, run_id: UUID) -> list[dict[str, Any]]:
         return await self.rows("select seq, kind, topic, data from journal where run_id = $1 order by seq", run_id)

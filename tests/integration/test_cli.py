@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,8 +79,7 @@ async def worker(ledger_dsn: str, neighbours: Neighbours) -> AsyncIterator[Trave
     async def time_flies() -> None:
         while True:
             await asyncio.sleep(0.2)
-            if await travel.rows("select 1 from steps where state = 'waiting' and due_at > $1", travel.clock.now()):
-                travel.clock.ahead += timedelta(minutes=2)
+            await travel.minutes_pass()
 
     async with travelling(travel):
         flying = asyncio.create_task(time_flies())

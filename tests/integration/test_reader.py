@@ -37,7 +37,7 @@ def reader(travel: Travel) -> Reader:
 async def waiting(travel: Travel, reader: Reader, tenant: str = "acme") -> UUID:
     """A run of the tenant, once it waits for its job."""
     travel.request(tenant)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             for run in await reader.runs(tenant=tenant, limit=1):
                 if [step.state for step in (await reader.run(run.run_id)).steps] == ["done", "waiting"]:
@@ -144,7 +144,7 @@ async def test_events_of_a_run_show_its_journal_and_what_was_set_aside(travel: T
     await call_back(travel, reader, run)
     await travel.over()
     await call_back(travel, reader, run)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not [each for each in await reader.events(run) if each.kind == "set_aside"]:  # noqa: ASYNC110 - a look at the ledger
             await asyncio.sleep(0.02)
     found = await reader.events(run)
@@ -186,7 +186,7 @@ async def test_runs_are_filtered_by_tenant_state_and_number(travel: Travel, read
 
 async def test_a_dead_letter_keeps_its_bytes_and_headers(travel: Travel, reader: Reader) -> None:
     travel.road.put("training.requested", b"\xff{", b"acme", [("ce_id", b"7"), ("x", b"\x00")])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (found := await reader.dead_letters()):  # noqa: ASYNC110 - a look at the ledger
             await asyncio.sleep(0.02)
     letter = await reader.dead_letter(await reader.find_dead_letter(str(found[0].id)[:8]))

@@ -56,8 +56,7 @@ class Watch:
         self.travel.request(tenant)
         await self.travel.until(lambda runs: len(runs) > before and any(r["tenant_id"] == tenant and r["stage"] == "train" for r in runs))
         await self.travel.see("select 1 from steps where state = 'waiting'")
-        self.travel.clock.ahead += timedelta(minutes=2)
-        await self.travel.over(before + 1)
+        await self.travel.wait_out(before + 1)
 
 
 @pytest.fixture
@@ -106,8 +105,7 @@ async def test_a_run_that_is_not_over_within_its_time_is_told_with_its_id(watch:
     [run] = await watch.travel.runs()
     assert str(run["run_id"])[:8] in watch.said()["message"]
     watch.travel.services.finding = {"status": "completed", "model_path": "models/x"}
-    watch.travel.clock.ahead += timedelta(minutes=2)
-    await watch.travel.over(1)
+    await watch.travel.wait_out(1)
     assert await watch.look() == [("acme", "absence.run", "resolved")]
     assert "is over: succeeded" in watch.said("resolved")["message"]
 

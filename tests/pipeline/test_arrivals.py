@@ -76,12 +76,10 @@ async def test_a_run_that_is_open_and_the_budget_are_waited_for(folders: Folders
     assert await folders.look(minutes=5) == {"acme": "still_arriving"}
     assert await folders.look(minutes=5) == {"acme": "run_open"}
     folders.travel.services.finding = {"status": "completed", "model_path": "models/x"}
-    await folders.travel.over(1)
+    await folders.travel.wait_out(1)
     assert await folders.look(minutes=5) == {"acme": "too_soon"}
     assert await folders.look(hours=2) == {"acme": "asked"}
-    await folders.travel.see("select 1 from steps where state = 'waiting'")
-    folders.travel.clock.ahead += timedelta(minutes=2)
-    await folders.travel.over(2)
+    await folders.travel.wait_out(2)
     folders.files = {"acme": Listing("three", {"c": 1 << 21})}
     await folders.look(hours=3)
     assert await folders.look(minutes=5) == {"acme": "day_full"}

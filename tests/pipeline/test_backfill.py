@@ -85,15 +85,13 @@ async def test_it_is_paused_resumed_and_cancelled_on_the_way(batch: Batch) -> No
     assert await batch.change(answer, "paused") == "paused"
     assert await batch.change(answer, "paused") == "there"
     batch.travel.services.finding = {"status": "completed", "model_path": "models/x"}
-    batch.travel.clock.ahead += timedelta(minutes=2)
-    await batch.travel.over(2)
+    await batch.travel.wait_out(2)
     assert await batch.travel.runtime.timers.feed() == 0
     assert (await batch.progress()).planned == 7
     assert await batch.change(answer, "running") == "running"
     await batch.travel.until(lambda runs: len(runs) == 4)
     assert await batch.change(answer, "cancelled") == "cancelled"
-    batch.travel.clock.ahead += timedelta(minutes=2)
-    await batch.travel.over(4)
+    await batch.travel.wait_out(4)
     found = await batch.progress()
     assert (found.state, found.succeeded, found.skipped, found.planned) == ("cancelled", 4, 5, 0)
     assert await batch.change(answer, "running") == "refused"

@@ -56,8 +56,7 @@ async def attic(ledger_dsn: str) -> AsyncIterator[Attic]:
     ) as travel:
         travel.request()
         await travel.until(lambda runs: runs and runs[0]["stage"] == "train")
-        travel.clock.ahead += timedelta(minutes=2)
-        [run] = await travel.over()
+        [run] = await travel.wait_out()
         assert run["state"] == "succeeded", run
         yield Attic(travel, connection, run)
     await connection.close()

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from expectations.warehouse import Warehouse, create_tables
+from tests.databases import drop_database
 from tests.simulation.server import running_server
 
 
@@ -28,7 +29,7 @@ async def warehouse_dsn(platform: dict[str, Any]) -> AsyncIterator[str]:
         dsn = platform["postgres"].rsplit("/", 1)[0] + "/" + name
         await create_tables(dsn)
         yield dsn
-        await connection.execute(f"drop database {name} with (force)")
+        await drop_database(connection, name)
     finally:
         await connection.close()
 

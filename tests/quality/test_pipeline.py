@@ -90,7 +90,7 @@ async def test_a_training_request_before_the_first_verdict_has_the_tenant_measur
 
 async def test_who_is_not_in_the_warehouse_is_neither_watched_nor_gated(world, tables):
     run = await world.train("stranger")
-    await world.run(run, state="succeeded", within=10)
+    await world.run(run, state="succeeded")
     await world.tick("stranger")
     last = await world.use.quality.last_verdict("stranger")
     assert not last.watched

@@ -15,6 +15,7 @@ from streams.ledger.migrate import migrate
 from streams.local.home import Home, Secrets
 from streams.local.ports import Port, take
 from streams.local.postgres import LocalPostgres
+from tests.databases import drop_database
 
 _FAST = {
     "fsync": "off",
@@ -62,7 +63,7 @@ class Server:
     async def _copy(self, name: str) -> None:
         connection = await asyncpg.connect(self.dsn("warehouse"))
         try:
-            await connection.execute(f'drop database if exists "{name}" with (force)')
+            await drop_database(connection, name)
             await connection.execute(f'create database "{name}" template "{TEMPLATE}"')
         finally:
             await connection.close()
