@@ -24,7 +24,7 @@ class Kind:
 
 
 KINDS = (
-    Kind("kills", {"kills": SHORT}, ("kills",), 60),
+    Kind("kills", {"kills": SHORT}, ("kills",), 150),
     Kind("workers", {"workers": SOME, "neighbours": SOME, "store": SOME}, ("workers", "neighbours", "store"), 90),
     Kind("servers", {"broker": SOME, "postgres": SOME, "neighbours": SOME, "store": SOME, "kills": LONG}, ("broker", "postgres"), 100),
 )

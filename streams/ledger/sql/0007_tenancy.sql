@@ -139,7 +139,7 @@ $$;
 -- ten thousand slots may have come since anybody counted rows, and a plan for a handful would read all of them for each.
 create function due_slots(p_now timestamptz, p_most integer)
 returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_sort = off as $$
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_sort = off as $$
     select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
     from slots s join schedules c using (schedule_id)
     left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
@@ -148,7 +148,8 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 $$;
 
 -- settle_slots(slots as [{schedule_id, tenant_id, due, state, reason, run_id}], now): what became of them, in the transaction that accepted their requests.
-create function settle_slots(p_slots jsonb, p_now timestamptz) returns void language sql as $$
+create function settle_slots(p_slots jsonb, p_now timestamptz) returns void language sql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
     update slots s set state = x.state, reason = x.reason, run_id = x.run_id, fired_at = p_now
     from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz, state text, reason text, run_id uuid)
     where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due

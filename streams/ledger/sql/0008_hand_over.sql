@@ -12,7 +12,7 @@ create function hand_over(
     p_run uuid[], p_tenant text[], p_stage text[], p_fence bigint[], p_output jsonb[], p_type text[], p_event uuid[], p_next text[], p_hold float8[],
     p_lease boolean[], p_finish uuid[], p_effects jsonb[], p_worker uuid, p_now timestamptz
 ) returns table (n bigint, seq bigint, outbox_id bigint, next_round integer, next_fence bigint, leased boolean, finished jsonb, finished_outbox bigint)
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set plan_cache_mode = force_generic_plan as $$
 begin
     perform 1 from tenant_heads h where h.tenant_id = any(p_tenant) order by h.tenant_id for update;
     return query

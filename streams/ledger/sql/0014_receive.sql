@@ -4,7 +4,7 @@
 -- accept_usual(requests with their place n, now): as accept_request, for the first of each tenant. Gives n and the answer for each that was carried out.
 -- Plans are pinned to index look-ups, as in hand_over; all there is to know of a request stands in `u`, and what follows only writes it down.
 create function accept_usual(p_items jsonb, p_now timestamptz) returns table (n integer, answer jsonb) language plpgsql
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set plan_cache_mode = force_generic_plan as $$
 begin
     return query
     with x as materialized (
@@ -75,7 +75,8 @@ create function told_row(p_id bigint, p_event uuid, p_topic text, p_tenant text,
 $$;
 
 -- receive(items, offsets, now): the batch with the offsets that it covers, in one transaction; the answers in the order of the items.
-create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
 declare i jsonb; v_answers jsonb[] := '{}'; v_requests jsonb; u record; v_n integer := 0;
 begin
     select jsonb_agg(e.value || jsonb_build_object('n', e.n)) into v_requests
