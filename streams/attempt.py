@@ -72,17 +72,17 @@ class Attempts:
 
     def _trouble(self, step: Leased, stage: Stage, error: Exception) -> Item:
         """The exception as an outcome."""
-        retry = self._pipelines.retry(stage)
+        retry, now = self._pipelines.retry(stage), self._clock.now()
         if isinstance(error, GiveUp):
             return outcome.give_up(step, stage, error)
         if isinstance(error, TryAgain):
-            return outcome.try_again(step, stage, retry, error)
+            return outcome.try_again(step, stage, retry, error, now)
         if isinstance(error, TimeoutError):
             sentence = f"{stage.name} of {step.tenant_id} did not end within {stage.timeout}"
-            return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_timeout"))
+            return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_timeout"), now)
         log.error("stage crashed", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, exc_info=error)
         sentence = f"{stage.name} of {step.tenant_id} crashed: {type(error).__name__}: {str(error)[:300]}; see the worker's log"
-        return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_crashed"))
+        return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_crashed"), now)
 
     async def _run(self, step: Leased, stage: Stage) -> Item:
         if step.run_state == RunState.CANCELLING:
@@ -90,7 +90,7 @@ class Attempts:
         if step.output is not None:  # a failed completion came for this step
             failure = self._completion(step, stage).failure
             assert failure is not None, "only failed completions are left to the executor"
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure)
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure, self._clock.now())
         if step.takeovers >= CRASH_LOOP:
             raise GiveUp(
                 f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
@@ -122,14 +122,14 @@ class Attempts:
                 return outcome.look_again(every, why)
             finding = None
         except GiveUp as why:
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again))
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again), self._clock.now())
         if finding is None:
             if not over:
                 return outcome.look_again(every)
             await self._ask_to_cancel(stage, started)
             return outcome.timed_out(step, job_id, str(watcher.deadline(self._pipelines.settings)))
         if finding.failure is not None:
-            return outcome.job_failed(step, stage, self._pipelines.retry(stage), finding.failure)
+            return outcome.job_failed(step, stage, self._pipelines.retry(stage), finding.failure, self._clock.now())
         return outcome.found(step, finding, stage, job_id)
 
     async def _ask(self, watcher: Watch, started: Event) -> Event | None:

@@ -34,6 +34,8 @@ class Leased:
     job: dict[str, Any] | None
     output: dict[str, Any] | None
     deadline: datetime | None
+    started_at: datetime | None
+    """When the first try began; None: with this one."""
     traceparent: str | None
 
     @classmethod
@@ -54,7 +56,8 @@ class Leased:
             input_id=UUID(row["input_id"]),
             job=row["job"],
             output=row["output"],
-            deadline=datetime.fromisoformat(row["deadline"]) if row["deadline"] else None,
+            deadline=_time(row["deadline"]),
+            started_at=_time(row["started_at"]),
             traceparent=row["traceparent"],
         )
 
@@ -62,7 +65,7 @@ class Leased:
         """The step that the commit of `item` began for this worker."""
         return replace(
             self, stage=stage, state=StepState.RUNNING, round=round, attempt=1, takeovers=0, fence=fence, run_state=RunState.RUNNING,
-            input=item["output"], input_type=item["output_type"], input_id=item["event_id"], job=None, output=None, deadline=None,
+            input=item["output"], input_type=item["output_type"], input_id=item["event_id"], job=None, output=None, deadline=None, started_at=None,
         )  # fmt: skip
 
     @property
@@ -106,11 +109,13 @@ def look_again(after: timedelta, why: TryAgain | None = None) -> Item:
     return item if why is None else item | {"code": why.code, "error": why.sentence, "waiting_for": why.waiting_for}
 
 
-def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain) -> Item:
-    """Another attempt later, under the same key; the end when the attempts are used up."""
+def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain, now: datetime) -> Item:
+    """Another attempt later, under the same key; the end when the attempts or the time for them are used up."""
     if not why.free and step.attempt >= retry.attempts:
         return give_up(step, stage, GiveUp(f"{why.sentence} (after {step.attempt} attempts)", code=why.code))
     wait = jittered(why.after if why.after is not None else retry.wait(step.attempt))
+    if _too_late(step, retry, now + wait):
+        return give_up(step, stage, GiveUp(f"{why.sentence} (tried since {step.started_at:%Y-%m-%d %H:%M} UTC)", code=why.code))
     return {
         "outcome": "retry",
         "after": wait.total_seconds(),
@@ -121,9 +126,9 @@ def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain) -> Item:
     }
 
 
-def job_failed(step: Leased, stage: Stage, retry: Retry, failure: Failure) -> Item:
+def job_failed(step: Leased, stage: Stage, retry: Retry, failure: Failure, now: datetime) -> Item:
     """The remote job ended badly: the next round starts another one, under a new key."""
-    if not failure.again or step.attempt >= retry.attempts:
+    if not failure.again or step.attempt >= retry.attempts or _too_late(step, retry, now + retry.wait(step.attempt)):
         return give_up(step, stage, GiveUp(failure.sentence, code=failure.code))
     return {
         "outcome": "retry",
@@ -149,6 +154,14 @@ def timed_out(step: Leased, job_id: str, waited: str) -> Item:
 
 def cancelled() -> Item:
     return {"outcome": "failed", "final": RunState.CANCELLED, "code": "cancelled", "error": "cancelled by request"}
+
+
+def _too_late(step: Leased, retry: Retry, then: datetime) -> bool:
+    return step.started_at is not None and then > step.started_at + retry.within
+
+
+def _time(said: str | None) -> datetime | None:
+    return datetime.fromisoformat(said) if said else None
 
 
 def jittered(wait: timedelta) -> timedelta:

@@ -86,7 +86,7 @@ class Pipelines:
 
     def retry(self, stage: Stage) -> Retry:
         own = self.settings.retry
-        return stage.retry or Retry(attempts=own.attempts, every=own.every)
+        return stage.retry or Retry(attempts=own.attempts, every=own.every, within=own.within)
 
     def event(self, kind: type[Event], data: dict[str, Any], run_id: UUID) -> Event:
         """The event in a ledger row, known to be about its run."""

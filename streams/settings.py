@@ -117,6 +117,8 @@ class RetrySettings(Group):
     attempts: PositiveInt = 4
     """One first try and three retries."""
     every: timedelta = timedelta(minutes=5)
+    within: timedelta = timedelta(days=3)
+    """No try begins later than this after the first; then the run ends, even if an outage of a neighbour is all that it waited for."""
 
 
 class RuntimeSettings(Group):

@@ -51,6 +51,8 @@ class Retry:
     factor: float = 1.0
     """Each further wait is this many times longer."""
     longest: timedelta = timedelta(hours=1)
+    within: timedelta = timedelta(days=3)
+    """The whole budget: no try begins later than this after the first, not even when an outage of a neighbour made the others free."""
 
     def wait(self, attempt: int) -> timedelta:
         """The wait after the given attempt (1 for the first), without jitter."""

@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from agents import validate
+from agents.arrivals import look
 from streams.clients.objects import ObjectMissing, ObjectStore, open_objects
 from streams.local.process import ServerProcess
 from streams.local.stack import Stack, running
@@ -18,6 +21,7 @@ from streams.step import LeaseLost
 from tests.chaos.proxy import address
 from tests.chaos.store import Store
 from tests.fakes import a_step, in_hand
+from tests.unit.stages import TRAINING, a_house, requested
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.looptime(False), pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 BUCKET = "embeddings-indices"
@@ -53,7 +57,8 @@ async def test_a_bucket_is_there_or_not(store):
 
 
 async def test_a_listing_has_all_pages_in_order(store):
-    await asyncio.gather(*(store.put(BUCKET, f"indices/pages/{n:05}", b"x") for n in range(1005)))
+    for start in range(0, 1005, 67):  # all at once would try a busy machine, not the store
+        await asyncio.gather(*(store.put(BUCKET, f"indices/pages/{n:05}", b"x") for n in range(start, start + 67)))
     found = [each async for each in store.list(BUCKET, "indices/pages/")]
     assert [each.key for each in found] == [f"indices/pages/{n:05}" for n in range(1005)]
     assert {(each.size, each.etag) for each in found} == {(1, hashlib.md5(b"x").hexdigest())}
@@ -157,3 +162,17 @@ async def test_half_an_answer_or_none_is_tried_again_and_never_taken_for_the_who
     setattr(proxy, how, 1)
     if how == "slow_downs":  # one of them is nothing that anybody has to hear of
         assert await read(store, tmp_path) == whole
+
+
+async def test_data_that_arrives_is_seen_by_a_look_just_as_validate_sees_it(store):
+    use = replace(a_house(), objects=store)
+    rows = b'{"user_id": "u", "item_id": "i", "interaction_type": "view", "timestamp": 1}\n'
+    await store.put(TRAINING, "training-data/acme/latest/part-1.jsonl", rows * 2)
+    await store.put(TRAINING, "training-data/acme/latest/_SUCCESS", b"")
+    first = await look("acme", use)
+    assert (first.fingerprint, list(first.files.values())) == ((await validate(requested(), use)).fingerprint, [2 * len(rows)])
+    await store.put(TRAINING, "training-data/acme/latest/part-2.jsonl", rows * 3)
+    second = await look("acme", use)
+    assert second.fingerprint != first.fingerprint
+    assert [second.files[name] for name in set(second.files) - set(first.files)] == [3 * len(rows)]
+    assert (await look("globex", use)).files == {}

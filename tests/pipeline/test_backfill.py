@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.pipeline.test_batches import add
 from tests.pipeline.test_schedules import schedule
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Travel, travelling
+from tests.web import web_of
 
 
 class Batch:
@@ -105,6 +107,38 @@ async def test_a_pause_of_the_tenant_keeps_its_slots_planned(batch: Batch) -> No
     await batch.travel.over(3)
     found = await batch.progress()
     assert (found.state, found.planned, found.failed) == ("running", 3, 3)
+
+
+async def test_the_api_and_the_page_start_show_pause_and_cancel_it(batch: Batch) -> None:
+    batch.travel.services.fail.clear()
+    await add(batch.travel, "acme", "globex")
+    days = {"first_day": str(batch.today - timedelta(days=3)), "last_day": str(batch.today - timedelta(days=1))}
+    async with web_of(batch.travel) as web:
+        path = "/api/v1/backfills"
+        for wrong, status, code in (
+            ({"schedule": "weekly"}, 404, "unknown_schedule"),
+            ({"tenant": "Acme"}, 422, "invalid"),
+            ({"where": {"status": "odd"}}, 422, "bad_where"),
+            ({"first_day": str(batch.today)}, 422, "bad_field"),
+            ({"at_once": 0}, 422, "invalid"),
+        ):
+            answer = await web.post(path, json={"schedule": "daily"} | days | wrong)
+            assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        dry = await web.post(path, json={"schedule": "daily", "tenant": "acme", "dry_run": True} | days)
+        assert (dry.json()["result"], dry.json()["planned"]) == ("planned", 3)
+        assert (await web.get(path)).json() == []
+        made = await web.post(path, json={"schedule": "daily", "at_once": 1} | days)
+        assert (made.status_code, made.json()["result"], made.json()["planned"]) == (202, "started", 6)
+        one = f"{path}/{made.json()['backfill']}"
+        await batch.travel.until(lambda runs: len(runs) == 1)
+        assert (await web.post(f"{one}/pause")).json()["result"] == "paused"
+        shown = (await web.get(one)).json()
+        assert (shown["state"], shown["slots"], shown["open"], shown["planned"], shown["percent"]) == ("paused", 6, 1, 5, 0)
+        page = (await web.get("/schedules", headers={"Accept": "text/html"})).text
+        assert all(word in page for word in ("Backfills", "0 % of 6", f"{one}/resume", f"{one}/cancel"))
+        assert (await web.post(f"{one}/cancel")).json()["result"] == "cancelled"
+        assert (await web.post(f"{one}/resume")).json()["code"] == "backfill_over"
+        assert (await web.get(f"{path}/{UUID(int=1)}")).json()["code"] == "unknown_backfill"
 
 
 def test_days_are_those_of_the_schedules_zone_and_only_the_past() -> None:

@@ -3,16 +3,14 @@
 from collections.abc import AsyncIterator
 
 import asyncpg
-import httpx
 import pytest
 
 from streams.everyone import asked, carry_on, chosen_by, meant, request_all
 from streams.stage import GiveUp
-from streams.web import make_web
 from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Travel, travelling
-from tests.unit.web_fakes import World
+from tests.web import web_of
 
 
 @pytest.fixture
@@ -64,10 +62,7 @@ async def test_whoever_asked_may_carry_it_on_beside_the_workers(travel: Travel) 
 
 
 async def test_the_api_wants_it_said_plainly_and_tells_whom_it_means(travel: Travel) -> None:
-    parts = World().parts()
-    object.__setattr__(parts, "ledger", travel.ledger)
-    transport = httpx.ASGITransport(make_web(parts))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080", headers={"Content-Type": "application/json"}) as web:
+    async with web_of(travel) as web:
         nobody = await web.post("/api/v1/runs", json={})
         assert (nobody.status_code, nobody.json()["code"]) == (422, "no_tenant")
         assert (await web.post("/api/v1/runs", json={"where": {"status": "odd"}})).json()["code"] == "bad_where"

@@ -5,19 +5,15 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import ValidationError
 
-from streams.ledger.connection import Connection
-from streams.ledger.reader import Reader
 from streams.schedules import Changes, delete_schedule, pause_schedule, resume_schedule, set_schedule
 from streams.stage import GiveUp
-from streams.web import make_web
 from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Travel, travelling
-from tests.unit.web_fakes import World
+from tests.web import web_of
 
 DAILY = {"pipeline": "training", "cron": "0 2 * * *"}
 
@@ -115,12 +111,7 @@ async def test_a_schedule_keeps_its_tenant_and_refuses_unknown_fields(travel: Tr
 
 async def test_the_api_and_the_page_show_next_fires_and_last_slots(travel: Travel) -> None:
     await add(travel, "acme")
-    connection = Connection(travel.dsn)
-    parts = World().parts()
-    object.__setattr__(parts, "ledger", travel.ledger)
-    object.__setattr__(parts, "reader", Reader(connection))
-    transport = httpx.ASGITransport(make_web(parts))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080/", headers={"Content-Type": "application/json"}) as web:
+    async with web_of(travel) as web:
         path = "/api/v1/schedules/daily"
         assert (await web.put(path, json=DAILY | {"cron": "*/5 * * * *"})).json()["result"] == "created"
         assert (await web.put(path, json={"cron": "no"})).json()["code"] == "bad_schedule"
@@ -137,4 +128,3 @@ async def test_the_api_and_the_page_show_next_fires_and_last_slots(travel: Trave
         assert all(word in text for word in ("daily", "*/5 * * * *", "fired", "Fires next", f"{path}/pause"))
         assert (await web.delete(path)).json()["result"] == "deleted"
         assert (await web.get(path)).json()["code"] == "unknown_schedule"
-    await connection.close()

@@ -45,7 +45,7 @@ def waiting(*, deadline: datetime, state: RunState = RunState.RUNNING) -> Leased
     run = uuid4()
     job = {"tenant_id": "acme", "run_id": str(run), "job_id": "job-1"}
     return Leased(
-        run, "acme", "training", "train", StepState.WAITING, 1, 1, 0, 1, state, {}, "training.validated", uuid4(), job, None, deadline, None
+        run, "acme", "training", "train", StepState.WAITING, 1, 1, 0, 1, state, {}, "training.validated", uuid4(), job, None, deadline, None, None
     )
 
 
