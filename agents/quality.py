@@ -1,14 +1,15 @@
 """The quality pipeline: a tick becomes a measured and judged verdict a tenant, and the verdict becomes incidents that open, go on or end."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.incidents import change
 from agents.sentences import message, title
 from expectations import baseline, decide
 from expectations.findings import Case, conclude, prepare, questions, to_learn
-from expectations.judge import judge
+from expectations.judge import judge, warm
 from expectations.limits import Limits, read_own
 from expectations.profile import Due, is_clean, to_count_on
 from expectations.profile import measure as profile
@@ -21,6 +22,8 @@ from streams.services import Services
 from streams.settings import QualitySettings, Settings
 from streams.stage import GiveUp, Retry, TryAgain, stage
 
+T = TypeVar("T")
+
 
 @stage(batch=200, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
 async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
@@ -30,26 +33,29 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
     standings = await use.quality.standings([event.key for event in events], baseline.hour_of_week(now))
     known = [standings.get(event.key, TenantStanding()) for event in events]
     due = [_due(event, standing, settings, now) for event, standing in zip(events, known, strict=True)]
-    profiles = await profile(warehouse, due, now, settings.future_tolerance)
     limits = limits_of(settings)
-    cases = [
-        prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
-        for event, standing in zip(events, known, strict=True)
-    ]
     try:
+        profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance), _warmed(known, use))
+        cases = [
+            prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
+            async for event, standing in _calmly(zip(events, known, strict=True))
+        ]
         failed = await _judged([case for case in cases if case.profile.watched], use)
     except (ChildDied, ChildFailed, TimeoutError) as trouble:
         again = TryAgain(f"the judge did not answer ({trouble}); the data is measured again", code="judge_died")
         return [again for _ in events]
-    return [_evaluated(event, standing, case, failed.get(event.key, {}), now) for event, standing, case in zip(events, known, cases, strict=True)]
+    return [
+        _evaluated(event, standing, case, failed.get(event.key, {}), now)
+        async for event, standing, case in _calmly(zip(events, known, cases, strict=True))
+    ]
 
 
-@stage(retry=Retry(attempts=10, every=timedelta(seconds=30)))
-async def alert(event: DqEvaluated, use: Services) -> DqDecided:
+@stage(batch=200, retry=Retry(attempts=10, every=timedelta(seconds=30)))
+async def alert(events: list[DqEvaluated], use: Services) -> list[DqDecided]:
     """Open, worsen and resolve incidents by the decision table; healthy data lets a blocked training through. Recorded once a run."""
     policy = policy_of(use.settings.quality)
 
-    def decided(incidents: Mapping[str, IncidentState], now: datetime) -> Sequence[Change]:
+    def decided(event: DqEvaluated, incidents: Mapping[str, IncidentState], now: datetime) -> Sequence[Change]:
         return [
             change(
                 event.tenant_id,
@@ -64,11 +70,18 @@ async def alert(event: DqEvaluated, use: Services) -> DqDecided:
             for finding in event.checks
         ]
 
-    recorded = await use.quality.record(event, decided)
-    let_through = None
-    if event.verdict in ("pass", "warn"):
-        let_through = await use.quality.let_through(event.tenant_id, "the data is good again")
-    return event.then(DqDecided, verdict=event.verdict, decisions=recorded.decisions, quiet=recorded.quiet, let_through=let_through)
+    recorded = await use.quality.record(events, decided)
+    let_through = await use.quality.let_through([event.tenant_id for event in events if event.verdict in ("pass", "warn")], "the data is good again")
+    return [
+        event.then(
+            DqDecided,
+            verdict=event.verdict,
+            decisions=each.decisions,
+            quiet=each.quiet,
+            let_through=let_through.get(event.tenant_id),
+        )
+        for event, each in zip(events, recorded, strict=True)
+    ]
 
 
 def warehouse_of(settings: Settings) -> Warehouse:
@@ -103,11 +116,23 @@ def policy_of(settings: QualitySettings) -> decide.Policy:
 def _due(event: DqTick, standing: TenantStanding, settings: QualitySettings, now: datetime) -> Due:
     """A clean tenant's scheduled tick reads new rows alone; what was asked for by hand, and once a day, everything."""
     types = read_own(standing.settings).interaction_types or settings.interaction_types
-    slow = any(check.get("code") == "measure_timeout" for check in standing.checks)
     left: dict[str, Any] = standing.profile.get("count_on", {})
     if event.slot is None or not left or now - datetime.fromisoformat(left["whole_at"]) >= settings.full_every:
-        return Due(event.key, types, alone=slow)
-    return Due(event.key, types, datetime.fromisoformat(left["since"]), left["before"], alone=slow)
+        return Due(event.key, types, alone=standing.slow)
+    return Due(event.key, types, datetime.fromisoformat(left["since"]), left["before"], alone=standing.slow)
+
+
+async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
+    """The judge with its imports done, which take it seconds once: over by the time the numbers are there."""
+    if any(standing.watched for standing in known):
+        await use.judge.run(warm, timeout=use.settings.quality.judge_timeout)
+
+
+async def _calmly(each: Iterable[T]) -> AsyncIterator[T]:
+    """One after the other; what each takes is a millisecond, and whoever else has something to do comes in between."""
+    for one in each:
+        yield one
+        await asyncio.sleep(0)
 
 
 async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, str]]:

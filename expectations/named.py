@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 _HEAD = re.compile(r"^-- (\w+)\([^)]*\): .*$", re.MULTILINE)
-_FROM_THEN_ON = re.compile(r"\(d\.since is null or (\w\.created_at >= d\.since)\)")
+_FROM_THEN_ON = re.compile(r" and \(d\.since is null or (\w\.created_at) >= d\.since\)")
 
 
 @cache
@@ -17,6 +17,7 @@ def statements(file: str) -> dict[str, str]:
 
 @cache
 def statement(name: str, *, incremental: bool) -> str:
-    """A pass over everything, or over the rows that are new since the last tick, in words that an index serves."""
-    text = statements("profile.sql")[name]
-    return _FROM_THEN_ON.sub(r"\1", text) if incremental else text
+    """A pass of the profile over everything, or over the rows that are new since the last tick, in words that an index serves."""
+    due, body = statements("profile.sql")["due"], statements("profile.sql")[name]
+    body = _FROM_THEN_ON.sub(r" and \1 >= d.since and \1 >= $4::timestamptz" if incremental else "", body)
+    return f"{due}, {body.removeprefix('with ')}" if body.startswith("with ") else f"{due}\n{body}"

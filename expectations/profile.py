@@ -176,7 +176,8 @@ class _Chunk:
         try:
             async with connection.transaction():  # a savepoint: what fails takes neither the snapshot nor the other passes along
                 await connection.execute("select set_config('statement_timeout', $1, true)", f"{int(timeout * 1000)}ms")
-                rows = await connection.fetch(statement(name, incremental=incremental), self._parameter(due), timeout=timeout + 10)
+                asked = parameters(due, self._settled, self._now, self._tolerance)
+                rows = await connection.fetch(statement(name, incremental=incremental), *asked, timeout=timeout + 10)
         except asyncpg.PostgresError as error:
             if is_away(error):
                 raise
@@ -191,15 +192,6 @@ class _Chunk:
             self._failed(due, what, why)
         else:
             self._take(what, due, rows)
-
-    def _parameter(self, due: Sequence[Due]) -> str:
-        common = {"settled": self._settled.isoformat(), "now": self._now.isoformat(), "tolerance": f"{self._tolerance.total_seconds()} seconds"}
-        return json.dumps(
-            [
-                {"tenant_id": each.tenant_id, "types": list(each.types), "since": each.since.isoformat() if each.since else None, **common}
-                for each in due
-            ]
-        )
 
     def _take(self, what: Pass, due: Sequence[Due], rows: Sequence[Any]) -> None:
         for each in due:
@@ -231,6 +223,13 @@ class _Chunk:
             rows = profile.numbers.get(f"{table}.rows")
             if rows is not None:
                 profile.numbers[f"{table}.rows"] = rows + due.before.get(table, 0)
+
+
+def parameters(due: Sequence[Due], settled: datetime, now: datetime, tolerance: timedelta) -> list[Any]:
+    """What every pass is asked with: `due` in `profile.sql`."""
+    since = [each.since for each in due]
+    types = [json.dumps(each.types) for each in due]
+    return [[each.tenant_id for each in due], since, types, min(filter(None, since), default=None), settled, now, tolerance]
 
 
 def statement_name(what: Pass, incremental: bool) -> str:

@@ -33,6 +33,7 @@ class Warehouse:
             "timezone": "UTC",
             "work_mem": self.work_mem,
             "jit": "off",
+            "plan_cache_mode": "force_custom_plan",  # a plan for one tenant is none for two hundred
         }
         return await asyncpg.connect(self.dsn, timeout=5, server_settings=settings)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -78,22 +79,31 @@ class Executor:
 
     def take_batch(self, rows: Sequence[Answer], stage: Stage) -> None:
         """Work on steps of a batch stage in one call."""
-        steps = [step for step in map(Leased.load, rows) if step.key not in self._running]
-        if steps:
-            task = asyncio.create_task(self._carry_batch(steps, stage), name=f"{len(steps)} x {stage.name}")
-            self._running |= dict.fromkeys((step.key for step in steps), task)
+        self._begin_batch([Leased.load(row) for row in rows], stage)
 
     def batches(self, stage: Stage) -> int:
         """How many calls of a batch stage are under way."""
         return len({task for (_, name), task in self._running.items() if name == stage.name})
 
-    def _begin(self, step: Leased) -> None:
-        if step.key in self._running:
-            return
-        pipeline = self._pipelines.by_name.get(step.pipeline)
-        stage = pipeline.by_name.get(step.stage) if pipeline else None
-        work = self._carry_batch([step], stage) if stage and stage.batch else self._carry(step)
-        self._running[step.key] = asyncio.create_task(work, name=f"{step.tenant_id} {step.stage}")
+    def _begin(self, *steps: Leased) -> None:
+        """Go on with each; what a batch stage has to do, in as few calls as it takes."""
+        for name, some in groupby(sorted(steps, key=lambda step: step.stage), key=lambda step: step.stage):
+            same = list(some)
+            pipeline = self._pipelines.by_name.get(same[0].pipeline)
+            stage = pipeline.by_name.get(name) if pipeline else None
+            if stage is not None and stage.batch:
+                for start in range(0, len(same), stage.batch):
+                    self._begin_batch(same[start : start + stage.batch], stage)
+                continue
+            for step in same:
+                if step.key not in self._running:
+                    self._running[step.key] = asyncio.create_task(self._carry(step), name=f"{step.tenant_id} {step.stage}")
+
+    def _begin_batch(self, given: Sequence[Leased], stage: Stage) -> None:
+        steps = [step for step in given if step.key not in self._running]
+        if steps:
+            task = asyncio.create_task(self._carry_batch(steps, stage), name=f"{len(steps)} x {stage.name}")
+            self._running |= dict.fromkeys((step.key for step in steps), task)
 
     async def drain(self, grace: float) -> None:
         """Take nothing new; let what runs finish within the grace, then give it back untouched."""
@@ -179,10 +189,9 @@ class Executor:
             for step in steps:
                 self._running.pop(step.key, None)
             self.room_made.set()
+        self._begin(*(answer for answer in answers if isinstance(answer, Leased)))
         for answer in answers:
-            if isinstance(answer, Leased):
-                self._begin(answer)
-            elif isinstance(answer, BaseException) and not isinstance(answer, Stopped):
+            if isinstance(answer, BaseException) and not isinstance(answer, Stopped):
                 log.error("an outcome of a batch was not recorded; the step's lease will be found again", stage=stage.name, exc_info=answer)
 
     def _context(self, step: Leased, stage: Stage) -> Step:

@@ -10,8 +10,8 @@ from streams.clients.quality import Change, IncidentState
 from streams.ledger.queries import queries
 
 
-async def carry_out(raw: Any, tenant_id: str, run_id: UUID | None, change: Change, now: datetime) -> dict[str, Any] | None:
-    """Write what changes about one check's incident, under the tenant's lock; gives the decision as it is listed."""
+async def carry_out(raw: Any, tenant_id: str, run_id: UUID | None, change: Change, now: datetime) -> None:
+    """Write what changes about one check's incident, under the tenant's lock."""
     if change.after is not None:
         after, sql = change.after, queries("quality.sql")
         values = (after.id, tenant_id, change.check, after.open, after.severity, change.title, change.details, now, after.calm, after.flaps)
@@ -30,10 +30,12 @@ async def carry_out(raw: Any, tenant_id: str, run_id: UUID | None, change: Chang
                 "run_id": str(run_id) if run_id else None,
             }
             await raw.fetchval("select incident_changed($1, $2)", item, now)
-    if not change.listed:
-        return None
-    listed = {"check": change.check, "action": change.action, "reason": change.reason, "severity": change.severity}
-    return {name: value for name, value in listed.items() if value is not None} | ({"incident": str(change.after.id)} if change.after else {})
+
+
+def listed(change: Change) -> dict[str, Any]:
+    """The decision as it is kept beside the verdict."""
+    said = {"check": change.check, "action": change.action, "reason": change.reason, "severity": change.severity}
+    return {name: value for name, value in said.items() if value is not None} | ({"incident": str(change.after.id)} if change.after else {})
 
 
 def known(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, IncidentState]:

@@ -4,7 +4,6 @@ The stages of the quality pipeline and the gate before training come through her
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,8 +11,8 @@ from uuid import UUID
 import structlog
 
 from schemas.quality import DqEvaluated
+from streams import verdicts
 from streams.clients.quality import Decide, LastVerdict, Recorded, TenantStanding
-from streams.incidents import carry_out, known
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.queries import queries
@@ -41,21 +40,12 @@ class LedgerQuality:
 
     async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
         rows = await self._connection.fetch(_sql("standings"), list(tenants), hour)
-        return {
-            row["tenant_id"]: TenantStanding(row["settings"], row["verdict"], row["checks"] or [], row["profile"] or {}, row["at"], row["samples"])
-            for row in rows
-        }
+        return {row["tenant_id"]: TenantStanding(row["settings"], row["profile"] or {}, row["watched"], row["slow"], row["samples"]) for row in rows}
 
-    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
+    async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         now = self.now()
-        async with self._connection.transaction() as raw:
-            await raw.fetchval("select lock_tenant($1)", event.tenant_id)
-            if (decided := await raw.fetchval(_sql("recorded"), event.run_id)) is not None:
-                return Recorded(**decided)
-            changes = decide(known(await raw.fetch(_sql("incidents"), event.tenant_id)), now)
-            decisions = [await carry_out(raw, event.tenant_id, event.run_id, change, now) for change in changes]
-            recorded = Recorded([each for each in decisions if each], sum(not change.listed for change in changes))
-            await _keep(raw, event, recorded, now)
+        recorded = await verdicts.keep(self._connection, events, decide, now)
+        await self._connection.fetch(_sql("wake"), [event.tenant_id for event in events], now)
         await wake(self._ledger)
         return recorded
 
@@ -73,27 +63,28 @@ class LedgerQuality:
         )
         return bool(answer["result"] != "refused")
 
-    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
-        return await let_through(self._ledger, self._pipelines, tenant_id, reason)
+    async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
+        return await let_through(self._ledger, self._pipelines, tenants, reason)
 
 
-async def let_through(ledger: Ledger, pipelines: Pipelines, tenant_id: str, reason: str) -> UUID | None:
-    """Ask again for the training that the gate blocked, if that is the tenant's newest; once for each blocked run."""
-    rows = await ledger.calls.fetch(_sql("blocked"), tenant_id)
-    if not rows:
-        return None
-    blocked, request = rows[0]["run_id"], rows[0]["request"]
-    answer = await request_run(
-        ledger,
-        pipelines,
-        tenant_id=tenant_id,
-        pipeline=GATED,
-        request_key=f"quality:{blocked}",
-        config=request.get("model_config"),
-        reason=f"{reason}; run {blocked} was blocked",
-        source="quality",
-    )
-    return UUID(answer["run_id"]) if answer["result"] != "refused" and answer.get("run_id") else None
+async def let_through(ledger: Ledger, pipelines: Pipelines, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
+    """Ask again for the trainings that the gate blocked, where that is the tenant's newest; once for each blocked run. Tenant -> new run."""
+    runs = {}
+    for row in await ledger.calls.fetch(_sql("blocked"), list(tenants)):
+        blocked = row["run_id"]
+        answer = await request_run(
+            ledger,
+            pipelines,
+            tenant_id=row["tenant_id"],
+            pipeline=GATED,
+            request_key=f"quality:{blocked}",
+            config=row["request"].get("model_config"),
+            reason=f"{reason}; run {blocked} was blocked",
+            source="quality",
+        )
+        if answer["result"] != "refused" and answer.get("run_id"):
+            runs[row["tenant_id"]] = UUID(answer["run_id"])
+    return runs
 
 
 async def allow(ledger: Ledger, pipelines: Pipelines, tenant_id: str, *, reason: str, by: str, hold: timedelta) -> Answer:
@@ -109,8 +100,8 @@ async def allow(ledger: Ledger, pipelines: Pipelines, tenant_id: str, *, reason:
         await raw.fetchval(
             "select note($1, null, 'quality_allowed', $2, $3)", tenant_id, {"reason": reason, "by": by, "until": until.isoformat()}, now
         )
-    run = await let_through(ledger, pipelines, tenant_id, f"allowed by {by}: {reason}"[:400])
-    return {"result": "allowed", "tenant_id": tenant_id, "until": until, "run_id": run}
+    runs = await let_through(ledger, pipelines, [tenant_id], f"allowed by {by}: {reason}"[:400])
+    return {"result": "allowed", "tenant_id": tenant_id, "until": until, "run_id": runs.get(tenant_id)}
 
 
 class QualityReader:
@@ -150,20 +141,6 @@ def _trouble(check: dict[str, Any]) -> tuple[bool, int]:
 async def tenant_settings(connection: Connection, tenant_id: str) -> dict[str, Any]:
     """What the tenant sets for itself."""
     return dict(await connection.value("select settings from tenants where tenant_id = $1", tenant_id) or {})
-
-
-async def _keep(raw: Any, event: DqEvaluated, recorded: Recorded, now: datetime) -> None:
-    at = event.at or now
-    decided = asdict(recorded)
-    if event.watched:
-        await raw.execute(_sql("put_verdict"), event.tenant_id, at, event.run_id, event.verdict, event.checks, decided["decisions"])
-    await raw.execute(_sql("put_state"), event.tenant_id, event.watched, event.verdict, event.checks, event.profile, event.run_id, at)
-    await raw.execute(_sql("put_recorded"), event.run_id, event.tenant_id, now, decided)
-    if learned := event.profile.get("learn"):
-        metrics = sorted(learned)
-        hour, week = event.profile["hour"], event.profile["week"]
-        await raw.execute(_sql("learn"), event.tenant_id, metrics, hour, week, [float(learned[metric]) for metric in metrics])
-    await raw.execute(_sql("wake"), event.tenant_id, now)
 
 
 def _sql(name: str) -> str:

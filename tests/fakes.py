@@ -183,8 +183,8 @@ class FakeQuality:
     async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
         return {}
 
-    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
-        return Recorded([], len(decide({}, self.now())))
+    async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
+        return [Recorded([], len(decide(event, {}, self.now()))) for event in events]
 
     async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
         return self.verdict
@@ -193,8 +193,8 @@ class FakeQuality:
         self.asked.append((tenant_id, training_run))
         return self.can_measure
 
-    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
-        return None
+    async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
+        return {}
 
 
 class InlineCpu:

@@ -1,6 +1,5 @@
 """Fills the warehouse of the benchmark as fast as it goes: tables without a log, rows before indexes; loading is no part of any figure."""
 
-import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from expectations.named import statement
-from expectations.profile import PASSES, statement_name
+from expectations.profile import PASSES, Due, parameters, statement_name
 from expectations.warehouse import Warehouse, create_tables
 
 SPREAD = timedelta(days=30)
@@ -85,8 +84,7 @@ async def add(dsn: str, size: Size, rows: int) -> None:
 async def bare(warehouse: Warehouse, tenants: list[str], types: tuple[str, ...], since: datetime | None = None) -> dict[str, float]:
     """Seconds of each statement of the profile alone, once for all tenants: nothing is judged, kept or told."""
     now = datetime.now(UTC)
-    facts: dict[str, Any] = {"types": types, "since": since and since.isoformat(), "settled": now.isoformat(), "now": now.isoformat()}
-    due = json.dumps([{"tenant_id": tenant, "tolerance": "5 minutes", **facts} for tenant in tenants])
+    due = parameters([Due(tenant, types, since) for tenant in tenants], now, now, timedelta(minutes=5))
     took: dict[str, float] = {}
     async with warehouse.snapshot() as connection:
         await connection.execute("set local statement_timeout = 0")
@@ -94,7 +92,7 @@ async def bare(warehouse: Warehouse, tenants: list[str], types: tuple[str, ...],
         for each in PASSES:
             began = time.monotonic()
             new = since is not None and each.incremental
-            await connection.fetch(statement(statement_name(each, new), incremental=new), due, timeout=600)
+            await connection.fetch(statement(statement_name(each, new), incremental=new), *due, timeout=600)
             took[each.name] = round(time.monotonic() - began, 3)
     return took
 

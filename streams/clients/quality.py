@@ -15,11 +15,12 @@ class TenantStanding:
     """What is known of a tenant before it is measured."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    verdict: str | None = None
-    checks: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     """What the last tick left for this one."""
-    at: datetime | None = None
+    watched: bool = True
+    """False: the warehouse did not know the tenant last time."""
+    slow: bool = False
+    """Whether it took too long last time."""
     samples: dict[str, dict[str, float]] = field(default_factory=dict)
     """Metric -> week -> value, of the hour of the week that was asked for."""
 
@@ -78,8 +79,8 @@ class Recorded:
     quiet: int
 
 
-Decide = Callable[[Mapping[str, IncidentState], datetime], Sequence[Change]]
-"""From each check's newest incident and the time: what changes."""
+Decide = Callable[[DqEvaluated, Mapping[str, IncidentState], datetime], Sequence[Change]]
+"""From a verdict, each check's newest incident and the time: what changes."""
 
 
 class Quality(Protocol):
@@ -93,8 +94,8 @@ class Quality(Protocol):
         """What is known of these tenants, with the samples of an hour of the week."""
         ...
 
-    async def record(self, event: DqEvaluated, decide: Decide) -> Recorded:
-        """Keep a verdict and what follows from it, in one transaction; the same run's verdict is recorded once, however often it is asked."""
+    async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
+        """Keep each verdict and what follows from it, whole or not at all; the same run's verdict is recorded once, however often it is asked."""
         ...
 
     async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
@@ -105,8 +106,8 @@ class Quality(Protocol):
         """Have the tenant measured for the sake of a run that waits for it; False when nobody here can."""
         ...
 
-    async def let_through(self, tenant_id: str, reason: str) -> UUID | None:
-        """Ask again for the training that was blocked, once for each blocked run; gives the new run."""
+    async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
+        """Ask again for the trainings that were blocked, once for each blocked run; gives the new run of each tenant that had one."""
         ...
 
 

@@ -1,7 +1,7 @@
 -- What the quality pipeline asks of the ledger and tells it. `tests` and pages read the same rows through `streams/quality.py`.
 
--- standings($1 tenants, $2 hour of the week): settings, last verdict and the hour's samples of each tenant
-select t.tenant_id, t.settings, s.verdict, s.checks, s.profile, s.at,
+-- standings($1 tenants, $2 hour of the week): settings, what is known of the last tick, and the hour's samples of each tenant
+select t.tenant_id, t.settings, s.profile, coalesce(s.watched, true) as watched, coalesce(s.checks @> '[{"code": "measure_timeout"}]', false) as slow,
        coalesce((select jsonb_object_agg(b.metric, b.samples) from quality_baselines b where b.tenant_id = t.tenant_id and b.hour = $2), '{}') as samples
 from tenants t left join quality_states s using (tenant_id) where t.tenant_id = any ($1);
 
@@ -10,12 +10,12 @@ select s.watched, s.verdict, s.checks, s.run_id, s.at, t.settings -> 'quality' -
        (select a.reason from quality_allowances a where a.tenant_id = $1 and a.until > $2 order by a.until desc limit 1) as allowed
 from quality_states s left join tenants t using (tenant_id) where s.tenant_id = $1;
 
--- recorded($1 run): what was decided about this run's verdict, if it was recorded
-select decided from quality_recorded where run_id = $1;
+-- recorded($1 runs): what was decided about these runs' verdicts, as far as they were recorded
+select run_id, decided from quality_recorded where run_id = any ($1);
 
--- incidents($1 tenant): each check's newest incident
-select distinct on (check_name) check_name, id, state, severity, changed_at, resolved_at, calm, flaps
-from incidents where tenant_id = $1 order by check_name, opened_at desc, id;
+-- incidents($1 tenants): each check's newest incident
+select distinct on (tenant_id, check_name) tenant_id, check_name, id, state, severity, changed_at, resolved_at, calm, flaps
+from incidents where tenant_id = any ($1) order by tenant_id, check_name, opened_at desc, id;
 
 -- put_incident($1 id, $2 tenant, $3 check, $4 open, $5 severity, $6 title, $7 details, $8 now, $9 calm, $10 flaps): an incident as it is from now on
 insert into incidents (id, tenant_id, check_name, state, severity, title, details, opened_at, changed_at, resolved_at, calm, flaps)
@@ -27,29 +27,37 @@ on conflict (id) do update set state = excluded.state, severity = excluded.sever
 -- transitions($1 incident): how many changes were told
 select transitions from incidents where id = $1;
 
--- put_verdict($1 tenant, $2 at, $3 run, $4 verdict, $5 checks, $6 decisions): one tick of the history
-insert into quality_verdicts (tenant_id, at, run_id, verdict, checks, decisions) values ($1, $2, $3, $4, $5, $6) on conflict do nothing;
-
--- put_state($1 tenant, $2 watched, $3 verdict, $4 checks, $5 profile, $6 run, $7 at): the newest verdict; an older one changes nothing
-insert into quality_states (tenant_id, watched, verdict, checks, profile, run_id, at) values ($1, $2, $3, $4, $5, $6, $7)
-on conflict (tenant_id) do update set watched = excluded.watched, verdict = excluded.verdict, checks = excluded.checks, profile = excluded.profile,
-    run_id = excluded.run_id, at = excluded.at where quality_states.at <= excluded.at;
-
--- put_recorded($1 run, $2 tenant, $3 at, $4 decided): this run's verdict is recorded
-insert into quality_recorded (run_id, tenant_id, at, decided) values ($1, $2, $3, $4);
-
--- learn($1 tenant, $2 metrics, $3 hour, $4 week, $5 values): this week's samples; the newest twelve weeks are kept
+-- keep($1 runs, $2 tenants, $3 watched, $4 verdicts, $5 at, $6 bodies {checks, profile, decided}, $7 now): each verdict in the history and as the
+-- tenant's newest (an older one changes nothing there), with what it teaches: this week's samples, of which the newest twelve weeks are kept
+with given as (
+    select * from unnest($1::uuid[], $2::text[], $3::boolean[], $4::text[], $5::timestamptz[], $6::jsonb[]) g (run_id, tenant_id, watched, verdict, at, body)
+), marked as (   -- what was recorded before stays as it is
+    insert into quality_recorded (run_id, tenant_id, at, decided) select run_id, tenant_id, $7, body -> 'decided' from given
+    on conflict do nothing returning run_id
+), new as materialized (
+    select g.* from given g join marked using (run_id)
+), told as (
+    insert into quality_verdicts (tenant_id, at, run_id, verdict, checks, decisions)
+    select tenant_id, at, run_id, verdict, body -> 'checks', body -> 'decided' -> 'decisions' from new where watched on conflict do nothing
+), standing as (
+    insert into quality_states as s (tenant_id, watched, verdict, checks, profile, run_id, at)
+    select tenant_id, watched, verdict, body -> 'checks', body -> 'profile', run_id, at from new order by tenant_id
+    on conflict (tenant_id) do update set watched = excluded.watched, verdict = excluded.verdict, checks = excluded.checks, profile = excluded.profile,
+        run_id = excluded.run_id, at = excluded.at where s.at <= excluded.at
+)
 insert into quality_baselines as b (tenant_id, metric, hour, samples)
-select $1, m.metric, $3, jsonb_build_object($4::text, m.value) from unnest($2::text[], $5::float8[]) m (metric, value)
+select n.tenant_id, m.key, (n.body -> 'profile' ->> 'hour')::smallint, jsonb_build_object(n.body -> 'profile' ->> 'week', m.value)
+from new n, jsonb_each(n.body -> 'profile' -> 'learn') m order by n.tenant_id, m.key
 on conflict (tenant_id, metric, hour) do update set samples =
     (select jsonb_object_agg(key, value) from (select * from jsonb_each(b.samples || excluded.samples) order by key desc limit 12) newest);
 
--- wake($1 tenant, $2 now): steps that wait for this verdict are due
-update steps set due_at = $2 where tenant_id = $1 and state = 'ready' and worker is null and waiting_for = 'quality' and due_at > $2;
+-- wake($1 tenants, $2 now): steps that wait for these verdicts are due
+update steps set due_at = $2 where tenant_id = any ($1) and state = 'ready' and worker is null and waiting_for = 'quality' and due_at > $2;
 
--- blocked($1 tenant): the newest training run, if the gate ended it
-select run_id, request from (select run_id, request, state, code from runs where tenant_id = $1 and pipeline = 'training'
-                             order by requested_at desc, version desc limit 1) r
+-- blocked($1 tenants): the newest training run of each, where the gate ended it
+select r.tenant_id, r.run_id, r.request
+from unnest($1::text[]) t (tenant_id), lateral (select tenant_id, run_id, request, state, code from runs
+    where tenant_id = t.tenant_id and pipeline = 'training' order by requested_at desc, version desc limit 1) r
 where r.state = 'blocked' and r.code = 'data_quality';
 
 -- allow($1 tenant, $2 reason, $3 by, $4 now, $5 until): let a tenant train in spite of its verdict

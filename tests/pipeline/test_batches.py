@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tests.pipeline.toy import QUALITY, Neighbours
+from schemas.quality import DqDecided, DqEvaluated
+from streams.stage import Pipeline, stage
+from tests.pipeline.toy import QUALITY, RETRY, Neighbours, measure
 from tests.travel import Travel, travelling
 
 
@@ -53,6 +55,24 @@ async def test_ticks_that_arrive_one_by_one_are_measured_together(travel: Travel
     await travel.over(60, within=30)
     assert sum(len(batch) for batch in travel.services.batches) == 60
     assert len(travel.services.batches) <= 30  # of three at most; the first ones find nobody else yet
+
+
+@stage(batch=3, retry=RETRY)
+async def tell(events: list[DqEvaluated], use: Neighbours) -> list[DqDecided]:
+    """A second stage for many."""
+    use.batches.append(["told", *(event.key for event in events)])
+    return [event.then(DqDecided, verdict=event.verdict) for event in events]
+
+
+async def test_what_one_batch_did_the_next_goes_on_with_together(ledger_dsn: str) -> None:
+    pipeline = Pipeline("quality", (measure, tell), version="1")
+    async with travelling(Travel(ledger_dsn, (pipeline,), Neighbours())) as travel:
+        await add(travel, *(f"t-{n}" for n in range(30)))
+        travel.road.put("dq.tick", b"{}")
+        await travel.over(30)
+        batches = travel.services.batches
+        measured, told = [each for each in batches if each[0] != "told"], [each[1:] for each in batches if each[0] == "told"]
+        assert sorted(map(sorted, told)) == sorted(map(sorted, measured))
 
 
 async def test_a_tick_for_one_tenant_measures_that_tenant(travel: Travel) -> None:

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import asyncpg
 import pytest
 
-from expectations.profile import Due, is_clean, measure, to_count_on
+from expectations.named import statement
+from expectations.profile import PASSES, Due, is_clean, measure, parameters, statement_name, to_count_on
 from expectations.warehouse import Warehouse
 from tests.quality.data import NOW, TYPES, Rows, a_tenant, count, load, spoil, wild_tenant
 
@@ -83,6 +84,20 @@ async def test_new_rows_alone_give_the_same_numbers_as_everything(tables, wareho
     assert numbers(profile, expected) == pytest.approx(expected)
     assert not profile.whole
     assert expected["duplicates.count"] == 2
+
+
+@pytest.mark.parametrize(("tenants", "since"), [(1, None), (40, NOW)], ids=["one tenant", "new rows"])
+async def test_what_little_is_asked_for_is_read_through_indexes(tables, warehouse, tenants, since):
+    """However much lies there: neither a tenant asked for by hand nor a tick of clean tenants reads a table whole."""
+    for n in range(40):
+        await load(tables, a_tenant(f"t-{n:02}", interactions=1000, items=200, users=200))
+    await tables.execute("analyze")
+    asked = parameters([Due(f"t-{n:02}", TYPES, since) for n in range(tenants)], NOW, NOW, TOLERANCE)
+    async with warehouse.snapshot() as connection:
+        for what in PASSES:
+            new = since is not None and what.incremental
+            plan = await connection.fetch("explain " + statement(statement_name(what, new), incremental=new), *asked)
+            assert not [line[0] for line in plan if "Seq Scan on user_interactions" in line[0]], what.name
 
 
 async def test_an_empty_tenant_has_no_age_and_one_nobody_knows_is_not_watched(tables, warehouse):

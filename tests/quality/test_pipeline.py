@@ -162,7 +162,7 @@ async def test_the_same_verdict_recorded_twice_changes_nothing_the_second_time(w
     await world.tick("dirty")
     [step] = await world.rows("select input from steps where stage = 'alert'")
     event = DqEvaluated.model_validate_json(step["input"])
-    again = await alert(event, world.use)
+    [again] = await alert([event], world.use)
     assert [each["action"] for each in again.decisions] == ["open"]
     assert len(await world.rows("select 1 from incident_transitions")) == 1
 
