@@ -101,7 +101,7 @@ def completion_item(pipelines: Pipelines, received: Received, worker: UUID | Non
         "job_id": job_id,
         "data": event.dump(),
         "failed": event.failure is not None,
-        "next": {s.name: pipelines.next(p, s.name) for p, s in waiting},
+        "next": {s.name: after for p, s in waiting if (after := pipelines.next(p, s.name))},
         "first": pipelines.first(pipeline),
         "finish_id": names.finish_event(meta.id, stage.name, 0),
         "worker": worker,

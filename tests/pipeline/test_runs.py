@@ -10,8 +10,8 @@ import pytest
 from schemas.cloudevents import decode
 from schemas.context import Origin
 from streams import names
-from streams.stage import GiveUp, TryAgain
-from tests.pipeline.toy import TOY, Neighbours
+from streams.stage import GiveUp, Pipeline, TryAgain
+from tests.pipeline.toy import TOY, Neighbours, train, validate
 from tests.travel import CLUSTER, Travel, travelling
 
 ALL = ["validate", "train", "index", "deploy", "warm"]
@@ -49,6 +49,15 @@ async def test_a_request_goes_all_the_way(travel: Travel) -> None:
     assert finished["outcome"] == "succeeded"
     for topic in ("training.validated", "training.started", "index.built", "model.deployed", "cache.warmed", "run.accepted"):
         assert [event["run_id"] for event in travel.road.events(topic)] == [str(run["run_id"])]
+
+
+async def test_a_callback_ends_a_run_whose_last_stage_waits(ledger_dsn: str) -> None:
+    pipeline = Pipeline("training", (validate, train), version="1")
+    async with travelling(Travel(ledger_dsn, (pipeline,), Neighbours())) as travel:
+        travel.request()
+        await call_back(travel)
+        [run] = await travel.over()
+        assert (run["state"], await travel.rows("select * from dead_letters")) == ("succeeded", [])
 
 
 async def test_the_journal_is_the_same_with_eager_hand_over_and_without(travel: Travel) -> None:
