@@ -9,7 +9,7 @@ from bench.world import World
 
 
 async def look(world: World, words: Sequence[str]) -> None:
-    """One line for single runs, one a burst; figures of one try, to find what is slow, not to be quoted."""
+    """[WORKERS [BURST ...]]: ours alone, one line for single runs, one a burst; figures of one try, to find what is slow, not to be quoted."""
     workers, *bursts = map(int, words or ("1", "50", "500"))
     await init(world)
     async with ours(world, workers=workers) as us:

@@ -3,8 +3,9 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
@@ -57,7 +58,7 @@ class Ours:
 
     async def _ready(self, tenants: int) -> None:
         """Known tenants, no run of an earlier round, a stub that has forgotten it."""
-        await self._ledger.execute(_TENANTS, [name(number) for number in range(tenants)])
+        await add_tenants(self._ledger, [name(number) for number in range(tenants)])
         await self._over()
         await self.world.stub.reset()
 
@@ -80,14 +81,35 @@ async def ours(world: World, *, workers: int = 1, warm_up: int = 100) -> AsyncIt
             await stack.enter_async_context(
                 world.process(f"worker-{number + 1}", [sys.executable, "-m", "streams.cli", "worker"], environment=environment(world))
             )
-        producer = AIOKafkaProducer(bootstrap_servers=world.addresses.kafka, acks="all", enable_idempotence=False)
-        await producer.start()
-        stack.push_async_callback(producer.stop)
+        producer = await stack.enter_async_context(asking(world))
         ledger = await asyncpg.connect(world.addresses.postgres)
         stack.push_async_callback(ledger.close)
         us = Ours(world, producer, ledger)
         await us.burst(warm_up)
         yield us
+
+
+@asynccontextmanager
+async def asking(world: World) -> AsyncIterator[AIOKafkaProducer]:
+    """A plain producer, as anybody's."""
+    producer = AIOKafkaProducer(bootstrap_servers=world.addresses.kafka, acks="all", enable_idempotence=False)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def ask_all(producer: AIOKafkaProducer, tenants: Iterable[str]) -> None:
+    """One request each, as fast as Kafka takes them."""
+    for tenant in tenants:
+        await producer.send(TOPIC, key=tenant.encode(), value=b'{"tenant_id":"%b"}' % tenant.encode())
+    await producer.flush()
+
+
+async def add_tenants(ledger: "asyncpg.Connection[Any]", tenants: Sequence[str]) -> None:
+    """Active tenants, as far as they are not there yet."""
+    await ledger.execute(_TENANTS, tenants)
 
 
 async def init(world: World) -> None:

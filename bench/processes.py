@@ -33,6 +33,19 @@ def _cpu_of_one(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICK  # utime stime cutime cstime
 
 
+def cpu_by_thread(pid: int) -> Costs:
+    """CPU seconds used so far by the living threads of a family, by `name number`."""
+    found: Costs = {}
+    for each in family(pid):
+        for thread in Path(f"/proc/{each}/task").glob("*"):
+            try:
+                name, fields = (thread / "comm").read_text().strip(), (thread / "stat").read_text().rpartition(") ")[2].split()
+            except OSError:  # it has just ended
+                continue
+            found[f"{name} {thread.name}"] = sum(map(int, fields[11:13])) / _TICK  # utime stime
+    return found
+
+
 def pss(pid: int) -> float:
     """MiB in the memory of a family, pages that several share counted once."""
     return sum(map(_pss_of_one, family(pid)))

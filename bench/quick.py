@@ -66,7 +66,7 @@ class Quick:
 
 
 async def quick(world: World, words: Sequence[str]) -> None:
-    """`scripts/bench quick [ROUNDS]`."""
+    """[ROUNDS]: everybody in turns; the quick table, JSON and pictures. The default; how late schedules fire is measured by `schedules`."""
     rounds = int(words[0]) if words else ROUNDS
     began = time.monotonic()
     await init(world)

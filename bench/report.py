@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +13,6 @@ from bench.world import ROOT
 
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 TARGETS = {
     ("burst_runs_per_s", "to_dbos"): (">=", 5.0),
     ("burst_runs_per_s", "to_limit"): (">=", 0.6),
@@ -27,15 +27,41 @@ TARGETS = {
 
 def write(name: str, summary: dict[str, Any], *, seconds: float, rounds: int) -> str:
     """Keep everything; gives the table."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    whole = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds, "seconds": round(seconds), "machine": machine(), **summary}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    text = publish(name, {"rounds": rounds, **summary}, table, seconds=seconds, marker="bench")
     for title, picture in pictures(summary).items():
         (RESULTS / f"{name}-{title}.svg").write_text(picture)
-    text = table(whole)
-    if PAGE.exists():
-        PAGE.write_text(between(PAGE.read_text(), text))
     return text
+
+
+def publish(
+    name: str, found: dict[str, Any], table: Callable[[dict[str, Any]], str], *, seconds: float, marker: str | None = None, kept: bool = True
+) -> str:
+    """The table of what was found. Unless it was a small try, all is kept in `bench/results/`, and the table goes between its markers in the docs."""
+    whole = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds), "machine": machine(), **found}
+    text = table(whole)
+    if kept:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        PAGE.write_text(between(PAGE.read_text(), marker or name, text))
+    return text
+
+
+def between(page: str, marker: str, text: str) -> str:
+    """The page with what is between its markers made anew."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def measured(whole: dict[str, Any]) -> str:
+    """When, how long and on what: the line above a table."""
+    return f"Measured {whole['at'][:10]}: {whole['seconds']} s, {whole['machine']['cores']} cores, Python {whole['machine']['python']}."
+
+
+def target(value: float, sign: str, wanted: float, unit: str = "") -> str:
+    """What was wanted, and whether it was met."""
+    met = value <= wanted if sign == "<=" else value >= wanted
+    return f"{'at most' if sign == '<=' else 'at least'} {wanted:g}{unit}: {'met' if met else 'missed'}"
 
 
 def machine() -> dict[str, Any]:
@@ -47,13 +73,6 @@ def machine() -> dict[str, Any]:
         "faust": version("faust-streaming"),
         "load": [round(each, 1) for each in os.getloadavg()],
     }
-
-
-def between(page: str, text: str) -> str:
-    """The page with the table between its markers made anew."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def pictures(summary: dict[str, Any]) -> dict[str, str]:
@@ -82,9 +101,7 @@ def _bar(name: str, figure: dict[str, float], times: float = 1) -> Bar:
 
 def table(whole: dict[str, Any]) -> str:
     """Ratios against their targets, then the figures they come from."""
-    rows = []
-    cores, python = whole["machine"]["cores"], whole["machine"]["python"]
-    rows += [f"Measured {whole['at'][:10]}: {whole['rounds']} rounds in turns, {whole['seconds']} s, {cores} cores, Python {python}.", ""]
+    rows = [f"{measured(whole)} {whole['rounds']} rounds in turns.", ""]
     rows += ["| ratio | median (least to most) | target |", "|---|---|---|"]
     rows += [_ratio(figure, to, value) for figure, each in whole["ratios"].items() for to, value in each.items()]
     rows += ["", "| one run at a time | gap p50 / p95 / p99 ms | trigger to first call p50 / p95 ms |", "|---|---|---|"]
@@ -102,22 +119,19 @@ def table(whole: dict[str, Any]) -> str:
 
 
 def _ratio(figure: str, to: str, value: dict[str, float]) -> str:
-    target = TARGETS.get((figure, to))
-    said = ""
-    if target:
-        sign, wanted = target
-        met = value["median"] >= wanted if sign == ">=" else value["median"] <= wanted
-        said = f"{'at least' if sign == '>=' else 'at most'} {wanted:g}: {'met' if met else 'missed'}"
-    return f"| {figure} {to.replace('_', ' ')} | {_spread(value)} | {said} |"
+    wanted = TARGETS.get((figure, to))
+    said = target(value["median"], *wanted) if wanted else ""
+    return f"| {figure} {to.replace('_', ' ')} | {spread(value)} | {said} |"
 
 
 def _burst(name: str, count: str, each: dict[str, Any]) -> str:
     cpu = {key: 1000 * value for key, value in each["cpu_s_per_run"].items()}
     peak = f"{each['peak_mib']['median']:.0f}" if each["peak_mib"] else ""
-    return f"| {name} | {count} | {_spread(each['runs_per_s'])} | {_spread(cpu)} | {number(each['gap_ms']['p50'])} | {peak} |"
+    return f"| {name} | {count} | {spread(each['runs_per_s'])} | {spread(cpu)} | {number(each['gap_ms']['p50'])} | {peak} |"
 
 
-def _spread(value: dict[str, float]) -> str:
+def spread(value: dict[str, float]) -> str:
+    """A median, with the least and the greatest."""
     return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
 
 

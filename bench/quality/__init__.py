@@ -105,7 +105,7 @@ async def ticks(world: World, tenants: Sequence[str]) -> AsyncIterator[Ticks]:
 
 
 async def quality(world: World, words: Sequence[str]) -> None:
-    """Load, then everything that is measured, one thing after the other."""
+    """[--rows 10000000] [--tenants 1000]: ticks over everybody's data, beside the bare SQL and beside the plain way."""
     parser = argparse.ArgumentParser(prog="scripts/bench quality")
     parser.add_argument("--rows", type=int, default=10_000_000, help="interactions of all tenants together")
     parser.add_argument("--tenants", type=int, default=1000)

@@ -1,26 +1,13 @@
 """What `scripts/bench quality` leaves: JSON beside the other results, and its table in `docs/performance.md`."""
 
-import json
-from datetime import UTC, datetime
 from typing import Any
 
-from bench.report import PAGE, RESULTS, machine
-
-BEGIN, END = "<!-- bench quality: begin -->", "<!-- bench quality: end -->"
+from bench.report import publish, target
 
 
 def write(found: dict[str, Any], *, seconds: float) -> str:
     """Keep everything; gives the table."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    whole = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds), "machine": machine(), **found}
-    whole["ratios"] = ratios(found)
-    (RESULTS / "quality.json").write_text(json.dumps(whole, indent=1) + "\n")
-    text = table(whole)
-    page = PAGE.read_text()
-    before, begin, rest = page.partition(BEGIN)
-    if begin:
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
-    return text
+    return publish("quality", found | {"ratios": ratios(found)}, table, seconds=seconds, marker="bench quality")
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
@@ -43,15 +30,15 @@ def table(whole: dict[str, Any]) -> str:
     head = (
         f"Measured {whole['at'][:10]}: {whole['tenants']:,} tenants, {whole['rows']:,} interactions, {whole['machine']['cores']} cores, load {load}."
     )
-    beside = _target(ratio["hand_over_p99_during_to_calm"], "<=", 2, " times")
+    beside = target(ratio["hand_over_p99_during_to_calm"], "<=", 2, " times")
     mib = f"{few['worker_and_pool_mib']:.0f} MiB at {few['tenants']} tenants, {whole['full']['worker_and_pool_mib']:.0f} MiB at {whole['tenants']:,}"
     rows = [
-        ("full tick, first record to last verdict", f"{full:.1f} s", _target(full, "<=", 60, " s")),
-        ("beside the profile's SQL alone", f"{ratio['full_to_bare_sql']:.2f} times its {bare:.1f} s", _target(ratio["full_to_bare_sql"], "<=", 2)),
+        ("full tick, first record to last verdict", f"{full:.1f} s", target(full, "<=", 60, " s")),
+        ("beside the profile's SQL alone", f"{ratio['full_to_bare_sql']:.2f} times its {bare:.1f} s", target(ratio["full_to_bare_sql"], "<=", 2)),
         (
             f"the plain way, {plain['rounds']} tenants measured, times {whole['tenants']:,}",
             f"{plain['median']:.2f} s a tenant, {ratio['plain_to_full']:.0f} times a full tick",
-            _target(ratio["plain_to_full"], ">=", 100),
+            target(ratio["plain_to_full"], ">=", 100),
         ),
         ("worker and judge, greatest PSS", mib, ""),
         ("scheduled tick, nothing new", f"{whole['scheduled_nothing_new']['seconds']:.1f} s", ""),
@@ -59,8 +46,3 @@ def table(whole: dict[str, Any]) -> str:
         ("stage hand-overs beside a tick, p99", f"{busy['p99']:.1f} ms, without {calm['p99']:.1f} ms", beside),
     ]  # fmt: skip
     return "\n".join([head, "", "| figure | measured | target |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
-
-
-def _target(value: float, sign: str, wanted: float, unit: str = "") -> str:
-    met = value <= wanted if sign == "<=" else value >= wanted
-    return f"{'at most' if sign == '<=' else 'at least'} {wanted:g}{unit}: {'met' if met else 'missed'}"

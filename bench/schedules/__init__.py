@@ -14,7 +14,7 @@ PARTS = {"at_once": at_once, "spread": spread, "idle": idle, "loud": loud, "weig
 
 
 async def schedules(world: World, words: Sequence[str]) -> None:
-    """`scripts/bench schedules [PART ...]`: all parts, and the table in the docs; or some of them, to look at."""
+    """[PART ...]: how late schedules fire, what idle ones cost, whose turn it is; all parts and the table in the docs, or some of them to look at."""
     began = time.monotonic()
     await init(world)
     found = {}

@@ -1,23 +1,13 @@
 """What `scripts/bench schedules` leaves behind: `bench/results/schedules.json` and its table in `docs/performance.md`."""
 
-import json
-from datetime import UTC, datetime
 from typing import Any
 
-from bench.report import PAGE, RESULTS, machine
-
-BEGIN, END = "<!-- schedules: begin -->", "<!-- schedules: end -->"
+from bench.report import measured, publish
 
 
 def write(found: dict[str, Any], *, seconds: float) -> str:
     """Keep everything; gives the table."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    whole = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds), "machine": machine(), **found}
-    (RESULTS / "schedules.json").write_text(json.dumps(whole, indent=1) + "\n")
-    text = table(whole)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
-    return text
+    return publish("schedules", found, table, seconds=seconds)
 
 
 def table(whole: dict[str, Any]) -> str:
@@ -60,8 +50,7 @@ def table(whole: dict[str, Any]) -> str:
         ),
     ]
     said = {True: ": met", False: ": missed", None: ""}
-    made = [f"Measured {whole['at'][:10]}: {whole['seconds']} s, {whole['machine']['cores']} cores, Python {whole['machine']['python']}.", ""]
-    made += ["| what | figure | target |", "|---|---|---|"]
+    made = [measured(whole), "", "| what | figure | target |", "|---|---|---|"]
     return "\n".join(made + [f"| {what} | {figure} | {target}{said[met]} |" for what, figure, target, met in rows])
 
 
