@@ -29,10 +29,13 @@ FEW = 100
 """Tenants of the small tick, for the memory."""
 SAMPLED = 3
 """Tenants that are measured the plain way; the rest is multiplied."""
-NEW = 10_000
-EACH_SECOND = 5
+NEW = (10_000, 100_000)
+"""Rows that come between two scheduled ticks."""
+GIANT = Size(tenants=21, rows=21_000, giant=5_000_000)
+"""One tenant with so many rows beside twenty small ones."""
+EACH_SECOND = 8
 """Training runs asked for each second while hand-overs are measured."""
-CALM = 15.0
+CALM = 20.0
 """Seconds of hand-overs without a tick."""
 _OPEN = "select (select count(*) from runs where finished_at is null) + (select count(*) from outbox)"
 _TENANTS = """
@@ -65,8 +68,8 @@ class Ticks:
         await self.over()
         return {"seconds": round(seconds, 2), "worker_and_pool_mib": round(peak, 1)}
 
-    async def verdicts(self) -> dict[str, int]:
-        rows = await self._ledger.fetch("select verdict, count(*) as n from quality_states where tenant_id like 'shop-%' group by verdict")
+    async def verdicts(self, tenants: Sequence[str]) -> dict[str, int]:
+        rows = await self._ledger.fetch("select verdict, count(*) as n from quality_states where tenant_id = any ($1) group by verdict", tenants)
         return {row["verdict"]: row["n"] for row in rows}
 
     async def hand_overs(self, until: "asyncio.Future[Any] | None") -> dict[str, float]:
@@ -129,7 +132,7 @@ async def quality(world: World, words: Sequence[str]) -> None:
         few = await ours.tick(tenants[: min(FEW, size.tenants)])
         say(f"tick of {FEW} tenants: {few}")
         full = await ours.tick(tenants)
-        verdicts = await ours.verdicts()
+        verdicts = await ours.verdicts(tenants)
         say(f"full tick: {full}; verdicts {verdicts}")
         calm = await ours.hand_overs(None)
         say(f"hand-overs without a tick: {calm}")
@@ -138,21 +141,26 @@ async def quality(world: World, words: Sequence[str]) -> None:
         beside = await ticking
         say(f"hand-overs during a tick: {busy}; the tick: {beside}")
         await warehouse.analyse(dsn)
-        idle = await ours.tick(tenants, slot=datetime.now(UTC))
-        say(f"scheduled tick, nothing new: {idle}")
-        await warehouse.add(dsn, size, NEW)
-        bare_new = await warehouse.bare(reader, tenants, settings.interaction_types, datetime.now(UTC) - timedelta(minutes=15))
-        new = await ours.tick(tenants, slot=datetime.now(UTC))
-        say(f"scheduled tick after {NEW:,} new rows: {new}; bare {sum(bare_new.values()):.1f} s")
-    plain = await _plain(world, dsn, tenants)
-    say(f"the plain way: {plain['median']} s a tenant")
+        scheduled = [{"new_rows": 0, **await ours.tick(tenants, slot=datetime.now(UTC))}]
+        for rows in NEW:
+            await warehouse.add(dsn, size, rows)
+            bare_new = await warehouse.bare(reader, tenants, settings.interaction_types, datetime.now(UTC) - timedelta(minutes=15))
+            tick = await ours.tick(tenants, slot=datetime.now(UTC))
+            scheduled.append({"new_rows": rows, "bare_sql_s": round(sum(bare_new.values()), 2), **tick})
+        say(f"scheduled ticks: {scheduled}")
+        plain = await _plain(world, dsn, tenants)
+        say(f"the plain way: {plain['median']} s a tenant")
+        await warehouse.load(dsn, GIANT)
+        beside_a_giant = tenants[: GIANT.tenants]
+        giant = {"rows": GIANT.giant, "beside": GIANT.tenants - 1, **await ours.tick(beside_a_giant), "verdicts": await ours.verdicts(beside_a_giant)}
+        say(f"one tenant with {GIANT.giant:,} rows beside {GIANT.tenants - 1} small ones: {giant}")
     found = {
         "tenants": size.tenants, "rows": size.rows, "loading_s": round(loaded), "bare_sql_s": bare, "first_verdict": warm,
         "few": {"tenants": FEW, **few},
         "full": full, "verdicts": verdicts, "full_beside_training": beside, "hand_over_ms": {"calm": calm, "during_a_tick": busy},
-        "new_rows": NEW, "scheduled_nothing_new": idle, "scheduled_new_rows": new, "bare_new_rows_s": bare_new, "plain_s_a_tenant": plain,
+        "scheduled": scheduled, "plain_s_a_tenant": plain, "giant": giant,
     }  # fmt: skip
-    print(write(found, seconds=time.monotonic() - began), flush=True)
+    print(write(found, seconds=time.monotonic() - began, kept=size == Size(1000, 10_000_000)), flush=True)
 
 
 async def _plain(world: World, dsn: str, tenants: Sequence[str]) -> dict[str, float]:

@@ -30,6 +30,8 @@ class Size(NamedTuple):
     rows: int
     users: int = 100
     items: int = 1000
+    giant: int = 0
+    """More rows of the first tenant."""
 
     @property
     def each(self) -> int:
@@ -53,7 +55,10 @@ async def load(dsn: str, size: Size) -> float:
         await connection.execute(_SQL["items"], size.tenants, size.items)
         await connection.execute(_SQL["trained"], size.tenants)
         newest = datetime.now(UTC) - timedelta(minutes=20)  # older than what is still counted anew
-        await _interactions(connection, size, 0, size.rows, SPREAD.total_seconds() / size.each, newest)
+        await _interactions(connection, size, size.rows, SPREAD.total_seconds() / size.each, newest)
+        if size.giant:
+            apart, before = SPREAD.total_seconds() / size.giant, newest - timedelta(milliseconds=1)
+            await _interactions(connection, size._replace(tenants=1), size.giant, apart, before)
         for index in indexes:
             await connection.execute(index["made"])
     finally:
@@ -76,7 +81,7 @@ async def add(dsn: str, size: Size, rows: int) -> None:
     """New interactions of all tenants, within the last minutes."""
     connection = await asyncpg.connect(dsn)
     try:
-        await _interactions(connection, size, 0, rows, 1.0, datetime.now(UTC))
+        await _interactions(connection, size, rows, 1.0, datetime.now(UTC))
     finally:
         await connection.close()
 
@@ -97,5 +102,5 @@ async def bare(warehouse: Warehouse, tenants: list[str], types: tuple[str, ...],
     return took
 
 
-async def _interactions(connection: "asyncpg.Connection[Any]", size: Size, first: int, end: int, apart: float, newest: datetime) -> None:
-    await connection.execute(_SQL["interactions"], size.tenants, size.users, size.items, first, end, apart, newest, timeout=600)
+async def _interactions(connection: "asyncpg.Connection[Any]", size: Size, rows: int, apart: float, newest: datetime) -> None:
+    await connection.execute(_SQL["interactions"], size.tenants, size.users, size.items, rows, apart, newest, timeout=600)
