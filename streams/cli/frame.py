@@ -144,6 +144,7 @@ WRONG_REQUEST = frozenset(
     {
         "bad_tenant",
         "bad_field",
+        "bad_limit",
         "bad_json",
         "bad_text",
         "bad_number",

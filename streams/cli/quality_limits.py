@@ -10,9 +10,9 @@ from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, ask, i
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer
     from streams.ledger.reader import Reader
+    from streams.quality_limits import LimitChanges
 
 Row = dict[str, Any]
-Changes = dict[str, Any]
 
 
 def checks(
@@ -22,11 +22,9 @@ def checks(
 
     Example: tidemill quality checks acme
     """
-    from streams.settings import load
+    from streams.quality_limits import limits_of
 
-    own = settings()
-    mine = _facts(tenant) if tenant is not None else {}
-    found = load(own.quality.tools).checks(own, mine)
+    found = limits_of(settings(), _facts(tenant) if tenant is not None else {})
     columns = ("check", "suite", "told above", "blocks above", "origin", "title")
     rows = ((each["check"], each["suite"], *_limits(each), each["origin"], each["title"]) for each in found)
     out.show(found, as_json, lambda: out.table(columns, rows))
@@ -45,61 +43,38 @@ def set_(
 
     Example: tidemill quality set acme --limit user_interactions.unique=0.5:2 --off items.fresh
     """
-    changes = _changes(limit or [], off or [], reset or [], types, gate)
-    if not changes:
-        raise CliError("nothing_named", "say what is to change: --limit, --off, --reset, --types or --gate", USAGE)
+    wanted = _changes(limit or [], off or [], reset or [], types, gate)
 
     async def move(door: Door) -> "Answer":
-        from streams.tenants import change_tenant
+        from streams.quality_limits import set_limits
 
-        _, own = await door.reader.tenant_facts(tenant)
-        refuse_nonsense(own, changes)
-        return await in_time(change_tenant(door.ledger, tenant, name=None, owner=None, labels={}, settings=changes, by=me()))
+        return await in_time(set_limits(door.ledger, door.reader, door.pipelines.settings, tenant, wanted, by=me()))
 
     answer = accepted(act(move))
     said = "is so already; nothing changed" if answer["result"] == "there" else "is judged by its own limits from the next verdict on"
     out.show(answer, as_json, lambda: out.line(f"{tenant} {said}: `tidemill quality checks {tenant}`"))
 
 
-def refuse_nonsense(own: Row, changes: Changes) -> None:
-    """Ends the command if the tenant's limits would make no sense after these changes."""
-    from streams.settings import load
-    from streams.tenant_settings import changed
+def _changes(limits: list[str], off: list[str], reset: list[str], types: str | None, gate: str | None) -> "LimitChanges":
+    from pydantic import ValidationError
 
-    platform = settings()
+    from streams.quality_limits import LimitChanges
+
+    allowed = None if types is None else [each.strip() for each in types.split(",") if each.strip()]
+    said = {"limits": dict(map(_limit, limits)), "off": off, "reset": reset, "interaction_types": allowed, "gate": gate}
     try:
-        after = changed(own, changes).get("quality", {})
-        why = load(platform.quality.tools).problem(platform, after)
-    except ValueError as error:
-        why = str(error)
-    if why:
-        raise CliError("bad_limit", why, USAGE)
+        return LimitChanges.model_validate(said)
+    except ValidationError as error:
+        part = error.errors(include_url=False, include_input=False)[0]
+        raise CliError("bad_limit", f"{'.'.join(map(str, part['loc']))}: {part['msg']}", USAGE) from None
 
 
-def _changes(limits: list[str], off: list[str], reset: list[str], types: str | None, gate: str | None) -> Changes:
-    changes: Changes = {}
-    for check in reset:
-        changes |= {f"quality.limits.{check}.medium": None, f"quality.limits.{check}.high": None, f"quality.off.{check}": None}
-    for word in limits:
-        check, equals, numbers = word.partition("=")
-        told, colon, blocks = numbers.partition(":")
-        if not equals or not check or (colon and not blocks):
-            raise CliError("bad_limit", f"{word[:80]} is not CHECK=TOLD or CHECK=TOLD:BLOCKS, such as user_interactions.unique=0.5:2", USAGE)
-        changes[f"quality.limits.{check}.medium"] = _number(told, word)
-        changes[f"quality.limits.{check}.high"] = _number(blocks, word) if colon else None
-    changes |= {f"quality.off.{check}": True for check in off}
-    if types is not None:
-        changes["quality.interaction_types"] = [each.strip() for each in types.split(",") if each.strip()] or None
-    if gate is not None:
-        changes["quality.gate"] = gate
-    return changes
-
-
-def _number(text: str, word: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError("bad_limit", f"{text[:40]} in {word[:80]} is not a number", USAGE) from None
+def _limit(word: str) -> tuple[str, Row]:
+    check, equals, numbers = word.partition("=")
+    told, colon, blocks = numbers.partition(":")
+    if not equals or not check or not told or (colon and not blocks):
+        raise CliError("bad_limit", f"{word[:80]} is not CHECK=TOLD or CHECK=TOLD:BLOCKS, such as user_interactions.unique=0.5:2", USAGE)
+    return check, {"medium": told, "high": blocks or None}
 
 
 def _facts(tenant: str) -> Row:

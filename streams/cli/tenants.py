@@ -92,9 +92,11 @@ def set_(
         from streams.tenants import change_tenant
 
         if any(key.startswith("quality.") for key in settings):
-            from streams.cli.quality_limits import refuse_nonsense
+            from streams.quality_limits import nonsense
 
-            refuse_nonsense((await door.reader.tenant_facts(tenant))[1], settings)
+            _, own = await door.reader.tenant_facts(tenant)
+            if why := nonsense(door.pipelines.settings, own, settings):
+                raise CliError("bad_limit", why, USAGE)
         return await in_time(change_tenant(door.ledger, tenant, name=name, owner=owner, labels=labels, settings=settings, by=me()))
 
     _say(accepted(act(move)), as_json, "was changed", "is so already; nothing changed")

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from starlette.responses import HTMLResponse
+from fastapi import APIRouter, Body, Query
+from starlette.responses import HTMLResponse, JSONResponse
 
 from schemas.tenant import TenantId
 from streams.quality import QualityReader
+from streams.quality_limits import LimitChanges, limits_of, set_limits
+from streams.web.commands import answer, in_time
 from streams.web.errors import Problem
 from streams.web.parts import TenantPath, Use
 from streams.web.templating import page
@@ -47,6 +49,19 @@ async def tenant(use: Use, tenant_id: TenantPath) -> dict[str, Any]:
 async def history(use: Use, tenant_id: TenantPath, limit: Limit = TICKS) -> list[dict[str, Any]]:
     """A tenant's verdicts, newest first."""
     return await _reader(use).history(tenant_id, limit)
+
+
+@router.get("/api/v1/quality/{tenant_id}/checks", tags=["quality"])
+async def checks(use: Use, tenant_id: TenantPath) -> list[dict[str, Any]]:
+    """Every check with the limits that hold for the tenant: `medium` is told above, `high` blocks training above, `origin` says whence they come."""
+    _, own = await use.reader.tenant_facts(tenant_id)
+    return limits_of(use.pipelines.settings, own)
+
+
+@router.patch("/api/v1/quality/{tenant_id}/checks", tags=["quality"], status_code=202)
+async def change(use: Use, tenant_id: TenantPath, changes: Annotated[LimitChanges, Body()]) -> JSONResponse:
+    """Give the tenant limits of its own, switch checks off, or take that back; the next verdict goes by it. `result`: changed, or there."""
+    return answer(await in_time(set_limits(use.ledger, use.reader, use.pipelines.settings, tenant_id, changes, by="api")))
 
 
 @router.get("/api/v1/incidents", tags=["quality"])

@@ -4,6 +4,8 @@ import pytest
 
 from expectations.limits import Limits, origin, problem, read_own
 from expectations.suites import CHECKS
+from streams.cli.frame import CliError
+from streams.cli.quality_limits import _changes as typed
 from streams.settings import Settings
 from streams.tenant_settings import changed, layered
 
@@ -52,3 +54,20 @@ def test_each_limit_says_where_it_comes_from():
     assert origin(CHECKS[UNIQUE], own) == "tenant"
     assert origin(CHECKS["items.fresh"], own) == "setting quality.items_within"
     assert origin(CHECKS["users.columns"], own) == "fixed"
+
+
+def test_what_is_typed_becomes_what_the_door_takes():
+    said = typed([f"{UNIQUE}=0.5:2", "items.fresh=48"], ["users.columns"], ["items.future"], "view, buy", "off")
+    assert said.by_name() == {
+        "quality.limits.items.future.medium": None, "quality.limits.items.future.high": None, "quality.off.items.future": None,
+        f"quality.limits.{UNIQUE}.medium": 0.5, f"quality.limits.{UNIQUE}.high": 2, "quality.limits.items.fresh.medium": 48,
+        "quality.limits.items.fresh.high": None, "quality.off.users.columns": True, "quality.interaction_types": ["view", "buy"],
+        "quality.gate": "off",
+    }  # fmt: skip
+    assert typed([], [], [], "", None).by_name() == {"quality.interaction_types": None}
+
+
+@pytest.mark.parametrize("word", [UNIQUE, f"{UNIQUE}=", f"{UNIQUE}=1:", "=1", f"{UNIQUE}=much", f"{UNIQUE}=nan", f"{UNIQUE}=-1"])
+def test_a_limit_that_cannot_be_read_is_refused(word):
+    with pytest.raises(CliError, match="bad_limit"):
+        typed([word], [], [], None, None)
