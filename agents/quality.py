@@ -1,9 +1,9 @@
 """The quality pipeline: a tick becomes a measured and judged verdict a tenant, and the verdict becomes incidents that open, go on or end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from agents.incidents import change
 from agents.sentences import message, title
@@ -16,18 +16,19 @@ from expectations.profile import measure as profile
 from expectations.suites import SUITES
 from expectations.warehouse import Warehouse
 from schemas.quality import DqDecided, DqEvaluated, DqTick
+from streams.calmly import calmly
 from streams.clients.quality import Change, IncidentState, TenantStanding
 from streams.cpu import ChildDied, ChildFailed
 from streams.services import Services
 from streams.settings import QualitySettings, Settings
 from streams.stage import GiveUp, Retry, TryAgain, stage
 
-T = TypeVar("T")
 
-
-@stage(batch=200, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
+@stage(batch=200, at_once=1, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
 async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
-    """Measure the tenants' tables in set-based passes and judge the numbers. Only reads, so doing twice is like doing once."""
+    """Measure the tenants' tables in set-based passes and judge the numbers. Only reads, so doing twice is like doing once.
+
+    One call at a time: a worker keeps one core of the warehouse busy, and no more."""
     now = use.quality.now()
     settings, warehouse = use.settings.quality, warehouse_of(use.settings)
     standings = await use.quality.standings([event.key for event in events], baseline.hour_of_week(now))
@@ -38,7 +39,7 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
         profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance), _warmed(known, use))
         cases = [
             prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
-            async for event, standing in _calmly(zip(events, known, strict=True))
+            async for event, standing in calmly(zip(events, known, strict=True))
         ]
         failed = await _judged([case for case in cases if case.profile.watched], use)
     except (ChildDied, ChildFailed, TimeoutError) as trouble:
@@ -46,7 +47,7 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
         return [again for _ in events]
     return [
         _evaluated(event, standing, case, failed.get(event.key, {}), now)
-        async for event, standing, case in _calmly(zip(events, known, cases, strict=True))
+        async for event, standing, case in calmly(zip(events, known, cases, strict=True))
     ]
 
 
@@ -80,7 +81,7 @@ async def alert(events: list[DqEvaluated], use: Services) -> list[DqDecided]:
             quiet=each.quiet,
             let_through=let_through.get(event.tenant_id),
         )
-        for event, each in zip(events, recorded, strict=True)
+        async for event, each in calmly(zip(events, recorded, strict=True))
     ]
 
 
@@ -126,13 +127,6 @@ async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
     """The judge with its imports done, which take it seconds once: over by the time the numbers are there."""
     if any(standing.watched for standing in known):
         await use.judge.run(warm, timeout=use.settings.quality.judge_timeout)
-
-
-async def _calmly(each: Iterable[T]) -> AsyncIterator[T]:
-    """One after the other; what each takes is a millisecond, and whoever else has something to do comes in between."""
-    for one in each:
-        yield one
-        await asyncio.sleep(0)
 
 
 async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, str]]:

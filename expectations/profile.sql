@@ -97,10 +97,16 @@ where not exists (select 1 from users p where p.tenant_id = n.tenant_id and p.us
 group by n.tenant_id;
 
 -- duplicates(due): rows beyond the first of each group of equal interactions, everything read
+with again as materialized (   -- equal rows have equal times, which an index has in order: mostly nothing else is to be looked at
+    select u.tenant_id, u."timestamp" as at from due d join user_interactions u on u.tenant_id = d.tenant_id
+    group by u.tenant_id, u."timestamp" having count(*) > 1
+)
 select tenant_id, sum(n - 1)::bigint as count
-from (select u.tenant_id, count(*) as n
-      from due d join user_interactions u on u.tenant_id = d.tenant_id
-      group by u.tenant_id, u.user_id, u.item_id, u.interaction_type, u."timestamp" having count(*) > 1) repeated
+from (select u.tenant_id, count(*) as n from again a join user_interactions u on u.tenant_id = a.tenant_id and u."timestamp" = a.at
+      group by u.tenant_id, u.user_id, u.item_id, u.interaction_type, u."timestamp" having count(*) > 1
+      union all
+      select u.tenant_id, count(*) from again a join user_interactions u on u.tenant_id = a.tenant_id where a.at is null and u."timestamp" is null
+      group by u.tenant_id, u.user_id, u.item_id, u.interaction_type having count(*) > 1) repeated
 group by tenant_id;
 
 -- new_duplicates(due): the same, of interactions that are new since the last tick; a repetition can only come with a new row

@@ -12,6 +12,7 @@ import structlog
 from schemas.event import Event, Failure, JobStarted
 from schemas.states import RunState, StepState
 from streams import outcome
+from streams.calmly import calmly
 from streams.ledger.ledger import Clocklike
 from streams.outcome import Item, Leased
 from streams.pipelines import Pipelines
@@ -48,7 +49,7 @@ class Attempts:
         """The outcomes of a batch stage, one a step; a batch that fails as a whole is halved until the culprit is alone."""
         over = {step.key: outcome.cancelled() for step in steps if step.run_state == RunState.CANCELLING}
         todo = [step for step in steps if step.key not in over]
-        events = [self._pipelines.event(stage.takes, step.input, step.run_id) for step in todo]
+        events = [self._pipelines.event(stage.takes, step.input, step.run_id) async for step in calmly(todo)]
         try:
             async with asyncio.timeout(stage.timeout.total_seconds()):
                 results = await stage(events, self._services) if events else []
@@ -65,7 +66,7 @@ class Attempts:
         else:
             items = [
                 self._trouble(step, stage, result) if isinstance(result, Exception) else outcome.done(step, result)
-                for step, result in zip(todo, results, strict=True)
+                async for step, result in calmly(zip(todo, results, strict=True))
             ]
         over |= {step.key: item for step, item in zip(todo, items, strict=True)}
         return [over[step.key] for step in steps]

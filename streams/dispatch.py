@@ -16,7 +16,6 @@ from streams.stage import Stage
 log = structlog.get_logger(__name__)
 
 REAP_EVERY = 2.0
-BATCHES_AT_ONCE = 2
 BREATH = 0.02
 """Seconds after a claim that found nothing: in a burst something ends every millisecond, and what follows it was mostly handed over."""
 
@@ -66,7 +65,7 @@ class Dispatcher:
     async def _claim_batch(self, stage: Stage) -> int:
         """One call's worth of a batch stage, if not enough calls of it are under way."""
         assert stage.batch is not None
-        if self._executor.batches(stage) >= BATCHES_AT_ONCE:
+        if self._executor.batches(stage) >= stage.at_once:
             return 0
         rows = await self._ledger.claim(self._worker, stage.batch, self._pipelines.limits, only=[stage.name])
         self._executor.take_batch(rows, stage)

@@ -22,6 +22,9 @@ from streams.step import LeaseLost, Step, current
 
 log = structlog.get_logger(__name__)
 
+COMMITTED_AT_ONCE = 25
+"""Steps of a batch: what others hand over meanwhile waits for so many, not for all two hundred."""
+
 
 class Publisher(Protocol):
     def publish(self, rows: list[Item]) -> None: ...
@@ -177,8 +180,10 @@ class Executor:
             items = await self._attempts.many(steps, stage)
             for step, item in zip(steps, items, strict=True):
                 _say(step, item)
-            commits = [self._commit(step, pipeline, item, None) for step, item in zip(steps, items, strict=True)]
-            answers = await asyncio.gather(*commits, return_exceptions=True)
+            answers: list[Leased | BaseException | None] = []
+            for start in range(0, len(steps), COMMITTED_AT_ONCE):
+                some = zip(steps[start : start + COMMITTED_AT_ONCE], items[start : start + COMMITTED_AT_ONCE], strict=True)
+                answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return

@@ -83,10 +83,19 @@ class Stage:
     """One step of a pipeline: what it takes, what it gives, how it is retried. Calling it calls the function, so tests call it plainly."""
 
     def __init__(
-        self, body: Body, *, retry: Retry | None, critical: bool, limit: str | None, batch: int | None, cpu: bool, timeout: timedelta
+        self,
+        body: Body,
+        *,
+        retry: Retry | None,
+        critical: bool,
+        limit: str | None,
+        batch: int | None,
+        at_once: int,
+        cpu: bool,
+        timeout: timedelta,
     ) -> None:
         self.body, self.retry, self.critical, self.limit = body, retry, critical, limit
-        self.batch, self.cpu, self.timeout = batch, cpu, timeout
+        self.batch, self.at_once, self.cpu, self.timeout = batch, at_once, cpu, timeout
         self.name: str = getattr(body, "__name__")  # noqa: B009  # a Callable has no __name__ for the type checker
         self.doc = inspect.getdoc(body) or ""
         first, returns = _signature(body)
@@ -120,6 +129,7 @@ def stage(
     critical: bool = True,
     limit: str | None = None,
     batch: int | None = None,
+    at_once: int = 2,
     cpu: bool = False,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Callable[[Body], Stage]:
@@ -127,9 +137,10 @@ def stage(
 
     retry: None takes the setting `retry`. critical: a stage that is not may fail and the run still succeeds, with a warning.
     limit: name of a limit (setting) that bounds how many steps hold it at a time, waiting included. batch: the function takes a
-    list of up to so many events and returns a list of as many outcomes. cpu: needs a child process; claimed only when one is free.
+    list of up to so many events and returns a list of as many outcomes; a worker claims for `at_once` such calls at a time.
+    cpu: needs a child process; claimed only when one is free.
     """
-    return lambda body: Stage(body, retry=retry, critical=critical, limit=limit, batch=batch, cpu=cpu, timeout=timeout)
+    return lambda body: Stage(body, retry=retry, critical=critical, limit=limit, batch=batch, at_once=at_once, cpu=cpu, timeout=timeout)
 
 
 class Pipeline:

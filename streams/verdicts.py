@@ -1,12 +1,12 @@
 """Keeps verdicts in the ledger, many at once: what changes no incident in one statement, the rest under the locks of its tenants."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from schemas.quality import DqEvaluated
+from streams.calmly import calmly
 from streams.clients.quality import Change, Decide, IncidentState, Recorded
 from streams.incidents import carry_out, known, listed
 from streams.ledger.connection import Connection
@@ -22,16 +22,13 @@ async def keep(connection: Connection, events: Sequence[DqEvaluated], decide: De
     kept = _recorded(await connection.fetch(_SQL["recorded"], [event.run_id for event in events]))
     incidents = _by_tenant(await connection.fetch(_SQL["incidents"], [event.tenant_id for event in events]))
     quiet, loud = [], []
-    for event in events:
-        if event.run_id in kept:
-            continue
+    async for event in calmly(event for event in events if event.run_id not in kept):
         changes = decide(event, incidents.get(event.tenant_id, {}), now)
         if any(change.after is not None for change in changes):
             loud.append(event)  # decided again under the tenant's lock
         else:
             kept[event.run_id] = _decided(changes)
             quiet.append(event)
-        await asyncio.sleep(0)  # a decision takes a millisecond: whoever else has something to do comes in between
     if quiet:
         await connection.fetch(_SQL["keep"], *_columns(quiet, kept, now))
     loud.sort(key=lambda event: event.tenant_id)

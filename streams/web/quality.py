@@ -1,6 +1,7 @@
 """The tenants' data on pages and in the API: verdicts with numbers, limits and trends, and what somebody was told."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -81,16 +82,35 @@ async def page_of_one(use: Use, tenant_id: TenantPath) -> HTMLResponse:
     reader = _reader(use)
     await use.reader.tenant(tenant_id)
     found, ticks = await reader.tenant(tenant_id), await reader.history(tenant_id, TICKS)
+    _, own = await use.reader.tenant_facts(tenant_id)
+    gate, until, now = own.get("quality", {}).get("gate"), _until(found), use.ledger.clock.now()
     checks = found["checks"] if found else []
     return page(
         "quality_tenant.html",
         tenant_id=tenant_id,
         found=found,
+        stands=_stands(found, until, now, ungated="off" in (gate, use.pipelines.settings.quality.gate)),
+        gate=gate,
+        until=until,
         checks=[(check, trend(check, ticks)) for check in checks],
         timeline=await reader.timeline(tenant_id),
         ticks=ticks,
-        now=use.ledger.clock.now(),
+        now=now,
     )
+
+
+def _until(found: dict[str, Any] | None) -> datetime | None:
+    """Until when the tenant was allowed to train in spite of verdicts."""
+    return datetime.fromisoformat(found["allowance"]["until"]) if found and found["allowance"] else None
+
+
+def _stands(found: dict[str, Any] | None, until: datetime | None, now: datetime, *, ungated: bool) -> str:
+    """What the verdict means for training: free, blocked, allowed, or ungated."""
+    if found is None or not found["watched"] or found["verdict"] not in ("fail", "error"):
+        return "free"
+    if ungated:
+        return "ungated"
+    return "allowed" if until is not None and until > now else "blocked"
 
 
 def trend(check: dict[str, Any], ticks: list[dict[str, Any]]) -> Trend:
