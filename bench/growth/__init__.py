@@ -11,6 +11,7 @@ from bench.figures import Burst, Singles
 from bench.growth.crash import crash
 from bench.growth.history import counts, fill
 from bench.growth.report import table
+from bench.look import line
 from bench.ours import init, ours
 from bench.report import publish
 from bench.world import World, open_world
@@ -20,10 +21,10 @@ SINGLES = 70
 
 
 async def growth(world: World, words: Sequence[str]) -> None:
-    """[--runs 125000] [--rounds 5] [--burst 1000] [--open 10000]: an empty ledger beside one with a million journal rows; a crash on the latter."""
+    """[--runs 125000] [--rounds 3] [--burst 1000] [--open 10000]: an empty ledger beside one with a million journal rows; a crash on the latter."""
     parser = argparse.ArgumentParser(prog="scripts/bench growth")
     parser.add_argument("--runs", type=int, default=125_000, help="finished runs in the full ledger; each has eight entries in the journal")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--burst", type=int, default=1000)
     parser.add_argument("--open", type=int, default=10_000, help="open runs at the crash")
     given = parser.parse_args(words)
@@ -45,9 +46,10 @@ async def growth(world: World, words: Sequence[str]) -> None:
                 await us.burst(given.burst)
             rounds: dict[str, list[tuple[Singles, Burst]]] = {name: [] for name in both}
             for number in range(given.rounds):
-                say(f"round {number + 1} of {given.rounds}")
                 for name in both if number % 2 == 0 else reversed(both):
                     rounds[name].append((await both[name].single(SINGLES), await both[name].burst(given.burst)))
+                    singles, burst = rounds[name][-1]
+                    say(f"round {number + 1} of {given.rounds}, {name}: gap ms {figures.times(singles.gaps)}; {line(burst)}")
             found |= {"burst": given.burst, "emptier": await counts(world), **compared(rounds)}
         say(f"a crash with {given.open:,} open runs")
         found["crash"] = await crash(grown, given.open)

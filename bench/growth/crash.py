@@ -19,9 +19,12 @@ from streams.ledger.connection import connect
 UNDER_WAY = 500
 """Calls before the first kill."""
 WITHIN = 60.0
+PATIENCE, WATCHED = 15.0, 20.0
+"""Seconds after a kill within which work must go on, and for which it is watched."""
 _ARGV = [sys.executable, "-m", "streams.cli", "worker"]
 _ALIVE = "select worker_id, pid from workers where lease_until > clock_timestamp() and worker_id <> all ($1) order by slot"
 _OPEN = "select count(*) from runs where state in ('pending', 'running', 'cancelling')"
+_LEASED = "select count(*) from steps where worker = any($1)"
 _HELD = "select tenant_id from steps where worker = $1"
 _PAUSE = "select set_pause('training', null, 'until all have asked', 'bench', now())"
 _RESUME = "select end_pause('training', null, 'all have asked', 'bench', now()), pg_notify('tidemill_wake', '')"
@@ -64,24 +67,24 @@ class Scene:
         held = [row["tenant_id"] for each in victims for row in await self.ledger.fetch(_HELD, each["worker_id"])]
         return at, held
 
-    async def until_all_went_on(self, killed: float, held: list[str]) -> dict[str, Any]:
-        """Seconds until the first call, between two calls at most, and until each of those left behind called again."""
-        async with asyncio.timeout(WITHIN):
-            while True:
-                hits = [hit for hit in await self.world.stub.hits() if hit.at > killed]
-                again: dict[str, float] = {}
-                for hit in sorted(hits, key=lambda each: each.at, reverse=True):
-                    again[hit.run] = hit.at - killed
-                if hits and set(held) <= set(again):
-                    break
-                await asyncio.sleep(1)
-        times = [killed, *sorted(hit.at for hit in hits)]
-        left = [again[tenant] for tenant in held]
+    async def watched(self, killed: float, held: list[str]) -> dict[str, Any]:
+        """What happens after a kill: the longest time without a call, when the dead worker's leases were gone, and when its steps called again."""
+        given_back = None
+        while (now := time.monotonic()) < killed + WATCHED:
+            if given_back is None and not await self.ledger.fetchval(_LEASED, self._killed):
+                given_back = now - killed
+            await asyncio.sleep(0.2)
+        hits = sorted(hit for hit in ((hit.at - killed, hit.run) for hit in await self.world.stub.hits()) if hit[0] > 0)
+        again: dict[str, float] = {}
+        for at, tenant in hits:
+            again.setdefault(tenant, at)
+        times = [0.0, *(at for at, _ in hits), WATCHED]
         return {
-            "first_call_s": round(times[1] - killed, 2),
             "longest_silence_s": round(max(after - before for before, after in pairwise(times)), 2),
+            "calls": len(hits),
+            "given_back_s": given_back and round(given_back, 2),
             "left_behind": len(held),
-            "all_of_them_again_s": round(max(left, default=0), 2),
+            "again_in_time": sum(again.get(tenant, WATCHED) <= PATIENCE for tenant in held),
         }
 
 
@@ -97,9 +100,9 @@ async def crash(world: World, count: int) -> dict[str, Any]:
         await scene.gather(count)
         found: dict[str, Any] = {"open_runs": count}
         killed, held = await scene.kill(all_of_them=False)
-        found["one_of_two"] = await scene.until_all_went_on(killed, held)
+        found["one_of_two"] = await scene.watched(killed, held)
         found["open_runs_at_second_kill"] = await ledger.fetchval(_OPEN)
         killed, held = await scene.kill(all_of_them=True)
         await stack.enter_async_context(world.process("crash-3", _ARGV, environment=environment(world)))
-        found["last_one_and_a_new_one"] = await scene.until_all_went_on(killed, held)
+        found["last_one_and_a_new_one"] = await scene.watched(killed, held)
         return found

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bench.growth.crash import PATIENCE, WATCHED
 from bench.report import measured, spread, target
 
 FIGURES = {
@@ -10,8 +11,6 @@ FIGURES = {
     "burst_gap_p50_ms": ("gap p50 in the burst, ms", "<=", 1.15),
     "cpu_ms_per_run": ("CPU ms a run", "", 0),
 }
-PATIENCE = 15
-"""Seconds after which work must go on."""
 CRASHES = {"one_of_two": "one of two workers dies", "last_one_and_a_new_one": "the last one dies, and another is started at once"}
 
 
@@ -27,10 +26,11 @@ def table(whole: dict[str, Any]) -> str:
         ratio = whole["full_to_empty"][figure]
         said = target(ratio["median"], sign, wanted) if sign else ""
         rows.append(f"| {what} | {spread(whole['empty'][figure])} | {spread(whole['full'][figure])} | {spread(ratio)} | {said} |")
-    rows += ["", f"| crash with {whole['crash']['open_runs']:,} open runs | s | target |", "|---|---|---|"]
+    rows += ["", f"| crash with {whole['crash']['open_runs']:,} open runs | figure | target |", "|---|---|---|"]
     for name, what in CRASHES.items():
         each = whole["crash"][name]
-        silence, left, again = each["longest_silence_s"], each["left_behind"], each["all_of_them_again_s"]
-        rows.append(f"| {what}: longest time without any stage call | {silence:g} | {target(silence, '<=', PATIENCE, ' s')} |")
-        rows.append(f"| the last of {left} steps left behind is taken up after | {again:g} | {target(again, '<=', PATIENCE, ' s')} |")
+        silence, back, left, again = each["longest_silence_s"], each["given_back_s"], each["left_behind"], each["again_in_time"]
+        rows.append(f"| {what}: longest time without any stage call | {silence:g} s | {target(silence, '<=', PATIENCE, ' s')} |")
+        rows.append(f"| {left} steps were left behind: given back after | {f'{back:g} s' if back else f'more than {WATCHED:g} s'} | |")
+        rows.append(f"| worked on again within {PATIENCE:g} s, of these {left} | {again} | {target(again, '>=', left)} |")
     return "\n".join(rows)
