@@ -11,7 +11,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-OUTAGE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+OUTAGE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+"""InternalClientError: what the driver says when a connection breaks in the middle of an answer; it is about no item."""
 _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58", "25"})  # connection, resources, operator, system, read-only
 _BAD_ITEM_CLASSES = frozenset({"21", "22", "23"})
 _RETRY_CODES = frozenset({"40001", "40P01", "55P03"})

@@ -166,3 +166,17 @@ async def test_a_step_that_a_dead_worker_gives_back_keeps_its_turn(queue: Queue)
     await queue.connection.value("select reap($1)", queue.clock.now() - timedelta(seconds=1))
     assert await queue.connection.fetch("select turn from steps where tenant_id = 'acme'") == before
     assert "acme" in await queue.claim(2)
+
+
+async def test_a_step_that_was_handed_over_and_given_back_comes_before_runs_that_have_not_begun(queue: Queue) -> None:
+    for name in ("acme", "globex", "initech"):
+        await queue.tenant(name)
+    await queue.ready("globex", 3)
+    assert await queue.claim(1) == ["globex"]
+    await queue.connection.fetch("alter table steps disable trigger steps_turn")  # as the commit of the step before would have it
+    await queue.ready("acme", 1)
+    await queue.connection.fetch("update steps set state = 'running', worker = $1, turn = 0 where tenant_id = 'acme'", uuid4())
+    await queue.connection.fetch("alter table steps enable trigger steps_turn")
+    await queue.ready("initech", 2)
+    await queue.connection.fetch("select reap($1)", queue.clock.now() - timedelta(milliseconds=1))
+    assert (await queue.claim(10))[0] == "acme"

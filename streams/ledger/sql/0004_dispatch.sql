@@ -14,6 +14,11 @@ begin
         return new;   -- given back by a dead or draining worker: it keeps its place
     end if;
     select turn into v_now from steps where class = v_class and turn > 0 and state <> 'ready' order by turn desc limit 1;
+    if tg_op = 'UPDATE' and old.turn = 0 and old.worker is not null and new.attempt = old.attempt and new.round = old.round then
+        new.class := v_class;
+        new.turn := greatest(coalesce(v_now, 1) - 0.5, 0.5);   -- the same of a step that was handed over: before all that have not begun
+        return new;
+    end if;
     select turn into v_last from steps where tenant_id = new.tenant_id and class = v_class and turn > 0 order by turn desc limit 1;
     new.class := v_class;
     new.turn := greatest(coalesce(v_now, 1), coalesce(v_last + 1 / v_weight, 1));

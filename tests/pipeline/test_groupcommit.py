@@ -1,0 +1,31 @@
+"""What a batch of the ledger's calls does when the connection, not an item, is the trouble."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+
+from streams.ledger.connection import Connection
+from streams.ledger.groupcommit import GroupCommit
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [asyncpg.InternalClientError("got result for unknown protocol state"), asyncpg.ConnectionDoesNotExistError("gone"), ConnectionResetError()],
+    ids=lambda trouble: type(trouble).__name__,
+)
+async def test_a_connection_that_breaks_in_the_middle_of_an_answer_costs_no_item(trouble: Exception, ledger_dsn: str) -> None:
+    troubles = [trouble]
+
+    async def send(connection: Connection, items: Sequence[dict[str, Any]]) -> list[Any]:
+        found = await connection.value("select count(*) from tenants")
+        if troubles:
+            raise troubles.pop()
+        return [found for _ in items]
+
+    commit = GroupCommit([connection := Connection(ledger_dsn)], send)
+    commit.start()
+    assert await commit.submit({"tenant": "acme"}) == 0
+    await commit.stop()
+    await connection.close()
