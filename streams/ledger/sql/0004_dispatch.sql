@@ -27,6 +27,9 @@ end $$;
 create trigger steps_turn before insert or update of due_at, state on steps for each row
     when (new.worker is null and new.state = 'ready') execute function take_turn();
 
+-- Few tenants have a quota; each claim asks for them.
+create index tenants_with_quota on tenants (tenant_id) where settings -> 'dispatch' ?| '{concurrent,per_hour,burst}';
+
 -- quota_left(tenant, now): how many more steps, and how many more runs, of a tenant with a quota may begin; null: any. Counted in rows, under a lock.
 create function quota_left(p_tenant text, p_now timestamptz, out steps integer, out runs integer) language plpgsql as $$
 declare v_own jsonb; v_hour integer; v_burst integer;
