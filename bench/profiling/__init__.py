@@ -17,8 +17,8 @@ from bench.look import line
 from bench.ours import init, ours
 from bench.processes import Costs
 from bench.profiling.budget import budget
-from bench.profiling.flame import flame, folded
 from bench.profiling.report import table
+from bench.profiling.stacks import folded
 from bench.report import RESULTS, publish
 from bench.world import World
 from streams.local.home import Home
@@ -39,7 +39,7 @@ async def profile(world: World, words: Sequence[str]) -> None:
     commands = await environment(Path(os.environ.get("BENCH_CACHE", world.home)) / "venv-profiling", Path(__file__).parent / "requirements.txt")
     await init(world)
     postgres = await asyncpg.connect(_superuser(world))
-    raw = world.home / "worker.folded"
+    raw, picture = world.home / "worker.folded", (world.home if words else RESULTS) / "profile-worker.svg"
     try:
         await postgres.execute("alter database tidemill set track_functions = 'all'")
         async with ours(world, warm_up=200) as us:
@@ -50,15 +50,13 @@ async def profile(world: World, words: Sequence[str]) -> None:
             details = {part: processes.spent(before[part], costs) for part, costs in (await _details(world, postgres)).items()}
             print(line(burst), flush=True)
             functions = [dict(row) for row in await postgres.fetch(_FUNCTIONS)]
-            async with _recording(world, commands / "py-spy", raw):
-                print(line(await us.burst(runs)), flush=True)
+            for kind, file in (("raw", raw), ("flamegraph", picture)):
+                async with _recording(world, commands / "py-spy", kind, file):
+                    print(line(await us.burst(runs)), flush=True)
     finally:
         await postgres.execute("alter database tidemill reset track_functions")
         await postgres.close()
     stacks = folded(raw.read_text())
-    picture = (world.home if words else RESULTS) / "profile-worker.svg"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_text(flame(f"A worker in a burst of {runs:,} runs: where its samples were", stacks))
     found: dict[str, Any] = {"runs": runs, "runs_per_s": round(burst.runs_per_s, 1), "samples": sum(stacks.values()), "functions": functions}
     found["budget"] = [each._asdict() for each in budget(burst, stacks, details)]
     print(picture, publish("profile", found, table, seconds=time.monotonic() - began, kept=not words), sep="\n\n", flush=True)
@@ -76,9 +74,10 @@ async def _details(world: World, postgres: "asyncpg.Connection[Any]") -> dict[st
 
 
 @asynccontextmanager
-async def _recording(world: World, spy: Path, file: Path) -> AsyncIterator[None]:
+async def _recording(world: World, spy: Path, kind: str, file: Path) -> AsyncIterator[None]:
     """py-spy on the worker as long as the block lasts; it writes its file when it is interrupted."""
-    argv = [str(spy), "record", "-p", str(world.parts["worker-1"]), "-r", str(RATE), "--gil", "-d", "600", "-f", "raw", "-o", str(file)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    argv = [str(spy), "record", "-p", str(world.parts["worker-1"]), "-r", str(RATE), "--gil", "-d", "600", "-f", kind, "-o", str(file)]
     async with world.process("py-spy", argv) as child:
         await asyncio.sleep(1)
         yield

@@ -1,11 +1,11 @@
 """The CPU of one hand-over, line by line: a burst's CPU by process, the worker's shared out by where its samples were."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from bench.figures import CALLS, Burst
 from bench.processes import Costs
-from bench.profiling.flame import Stacks
+from bench.profiling.stacks import Stacks
 
 RULES = (
     ("the call to the neighbour: client, transport, effect", ("streams/clients/",)),
@@ -45,10 +45,10 @@ def budget(burst: Burst, stacks: Stacks, details: dict[str, Costs]) -> list[Line
     a_hand_over = 1000 / (burst.runs * CALLS)
     lines = [Line("worker", what, share * burst.cpu["worker-1"] * a_hand_over) for what, share in shares(stacks).items()]
     for part, name in (("postgres", _connection), ("kafka", _thread)):
-        costs: Counter[str] = Counter()
+        costs: defaultdict[str, float] = defaultdict(float)
         for each, seconds in details[part].items():
-            costs[name(each.rpartition(" ")[0])] += seconds  # type: ignore[assignment]  # a Counter adds up seconds as well
-        costs["the rest"] += burst.cpu[part] - sum(details[part].values())  # type: ignore[assignment]
+            costs[name(each.rpartition(" ")[0])] += seconds
+        costs["the rest"] += burst.cpu[part] - sum(details[part].values())
         lines += [Line(part, what, seconds * a_hand_over) for what, seconds in costs.items()]
     whole = sum(each.ms for each in lines)
     kept = sorted((each for each in lines if each.ms >= SMALL * whole), key=lambda each: -each.ms)

@@ -31,7 +31,8 @@ class Plain:
         import great_expectations as gx
         import great_expectations.expectations as gxe
 
-        self._gx, self._gxe = gx, gxe
+        self._gx: Any = gx
+        self._gxe: Any = gxe  # exports more than it says
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
         self._source = context.data_sources.add_sql("warehouse", connection_string=dsn.replace("postgresql://", "postgresql+psycopg://"))

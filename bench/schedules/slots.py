@@ -26,6 +26,7 @@ async def at_once(world: World) -> dict[str, Any]:
         fired = await us.ledger.fetchrow(
             "select count(*) as slots, max(extract(epoch from fired_at - due))::float8 as last from slots where state = 'fired'"
         )
+        assert fired is not None
         result = _counts(found) | {"slots_fired": fired["slots"], "last_in_ledger_s": round(fired["last"], 2)}
         result |= {"last_s": round(max(seen), 2), "p50_s": round(quantile(seen, 0.5), 2)}
         await us.over()

@@ -9,6 +9,8 @@ import pytest
 
 from expectations.warehouse import Warehouse, create_tables
 from tests.databases import drop_database
+from tests.fakes import FakeMonitoring
+from tests.quality.world import World, open_world
 from tests.simulation.server import running_server
 
 
@@ -48,3 +50,10 @@ async def tables(warehouse_dsn: str) -> AsyncIterator["asyncpg.Connection[Any]"]
 def warehouse(warehouse_dsn: str) -> Warehouse:
     """The warehouse as the measuring reads it."""
     return Warehouse(warehouse_dsn, role="tidemill_reader", statement_timeout=10, least_timeout=1, lock_timeout=0.3)
+
+
+@pytest.fixture
+async def world(ledger_dsn: str, warehouse_dsn: str) -> AsyncIterator[World]:
+    """The quality pipeline at work on this test's ledger and warehouse."""
+    async with open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring())) as world:
+        yield world

@@ -1,24 +1,13 @@
 """A tenant's own limits over HTTP: set, shown with their origin, refused with a reason, and gone by at the next verdict."""
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 
-from tests.fakes import FakeMonitoring
 from tests.quality.data import a_tenant, load, spoil
-from tests.quality.world import World, open_world
 from tests.web import web_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
 CHECKS = "/api/v1/quality/dirty/checks"
 TYPES = "user_interactions.types"
-
-
-@pytest.fixture
-async def world(ledger_dsn: str, warehouse_dsn: str) -> AsyncIterator[Any]:
-    async with open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring())) as world:
-        yield world
 
 
 async def test_limits_set_over_http_are_what_the_next_verdict_goes_by_until_they_are_taken_back(world, tables):

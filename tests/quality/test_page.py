@@ -1,24 +1,14 @@
 """What somebody on call reads on a tenant's page: what is wrong, what it means for training, and what to type."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from streams.quality import allow
-from tests.fakes import FakeMonitoring
 from tests.quality.data import a_tenant, load, spoil
-from tests.quality.world import World, open_world
 from tests.web import web_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
-
-
-@pytest.fixture
-async def world(ledger_dsn: str, warehouse_dsn: str) -> AsyncIterator[Any]:
-    async with open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring())) as world:
-        yield world
 
 
 async def test_a_page_says_what_fails_what_it_means_for_training_and_what_to_type(world, tables):

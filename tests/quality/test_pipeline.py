@@ -1,6 +1,5 @@
 """The quality pipeline through the real runtime: verdicts, incidents, alerts, the gate, and the warehouse's training runs."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -21,12 +20,6 @@ from tests.quality.data import NOW, Rows, a_tenant, load, spoil
 from tests.quality.world import World, open_world
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
-
-
-@pytest.fixture
-async def world(ledger_dsn: str, warehouse_dsn: str) -> AsyncIterator[Any]:
-    async with open_world(World(ledger_dsn, warehouse_dsn, FakeMonitoring())) as world:
-        yield world
 
 
 def told(world):

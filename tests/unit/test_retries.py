@@ -5,21 +5,15 @@ from uuid import uuid4
 
 import pytest
 
+from agents import validate
 from schemas.event import Failure
 from schemas.states import RunState, StepState
-from schemas.training import TrainingRequested, TrainingValidated
 from streams import outcome
 from streams.outcome import Item, Leased
-from streams.stage import Retry, TryAgain, stage
+from streams.stage import Retry, TryAgain
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RETRY = Retry(attempts=3, every=timedelta(minutes=5), within=timedelta(hours=6))
-
-
-@stage()
-async def validate(event: TrainingRequested, use: object) -> TrainingValidated:
-    """A stage by name."""
-    raise NotImplementedError
 
 
 def step(attempt: int, *, tried_for: timedelta = timedelta(0)) -> Leased:
