@@ -12,8 +12,8 @@ from typer.exceptions import TyperException
 from streams.cli import backfill, dead, models, moves, pauses, platform, proof, quality, runs, schedules, tenants, topics
 from streams.cli.config import config
 from streams.cli.doctor import doctor
-from streams.cli.frame import FAILED, CliError
 from streams.cli.out import say
+from streams.cli.refusal import FAILED, CliError
 from streams.cli.trigger import trigger
 
 log = logging.getLogger(__name__)

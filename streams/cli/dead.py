@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, USAGE, CliError, Door, Json, act, ask, in_time
+from streams.cli.frame import Door, Json, act, ask, in_time
 from streams.cli.moves import Rate
+from streams.cli.refusal import FAILED, USAGE, CliError
 from streams.cli.runs import Limit, Tenant
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, NOT_THERE, CliError, Json, load_pipelines, reading, settings
+from streams.cli.frame import Json, load_pipelines, reading, settings
 from streams.cli.frame import run as run_async
+from streams.cli.refusal import FAILED, NOT_THERE, CliError
 
 if TYPE_CHECKING:
     from streams.ledger.reader import Reader

@@ -1,4 +1,4 @@
-"""What every verb stands on: settings, a question to the ledger, a move of the door, and errors that are one sentence."""
+"""What every verb stands on: settings, a question to the ledger, a move of the door."""
 
 import asyncio
 import logging
@@ -9,26 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
+from streams.cli.load import load
+from streams.cli.refusal import NOT_THERE, CliError
+
 if TYPE_CHECKING:
-    from streams.ledger.ledger import Answer, Ledger
+    from streams.ledger.ledger import Ledger
     from streams.ledger.reader import Reader
     from streams.pipelines import Pipelines
     from streams.settings import Settings
 
 R = TypeVar("R")
-DONE, FAILED, USAGE, NOT_THERE = 0, 1, 2, 3
 PATIENCE = 20.0
 """Seconds a move may take, as long as PostgreSQL answers at all."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-class CliError(Exception):
-    """Ends the command: `code: sentence` on stderr, and this exit status."""
-
-    def __init__(self, code: str, sentence: str, status: int = FAILED) -> None:
-        super().__init__(f"{code}: {sentence}")
-        self.code, self.sentence, self.status = code, sentence, status
 
 
 class Door(NamedTuple):
@@ -41,7 +35,6 @@ class Door(NamedTuple):
 
 def settings() -> "Settings":
     """The settings, with logs on stderr: warnings only, unless a level was asked for."""
-    from streams.cli.config import load
     from streams.logs import set_up
 
     found = load()
@@ -138,34 +131,3 @@ async def in_time(answer: Awaitable[R]) -> R:
     except TimeoutError:
         sentence = f"the ledger did not answer within {PATIENCE:g} s, so it is not known whether this was done; look with `tidemill runs`"
         raise CliError("ledger_away", sentence, NOT_THERE) from None
-
-
-WRONG_REQUEST = frozenset(
-    {
-        "bad_tenant",
-        "bad_field",
-        "bad_limit",
-        "bad_json",
-        "bad_text",
-        "bad_number",
-        "too_deep",
-        "too_large",
-        "too_many_items",
-        "unknown_pipeline",
-        "no_tenant",
-        "nothing_named",
-        "bad_where",
-        "bad_schedule",
-        "schedule_incomplete",
-        "unknown_stage",
-        "unstorable",
-    }
-)
-"""Refusals of what was typed, not of the moment it was typed in."""
-
-
-def accepted(answer: "Answer") -> "Answer":
-    """The answer, unless it is a refusal: that ends the command."""
-    if answer["result"] == "refused":
-        raise CliError(answer["code"], answer["sentence"], USAGE if answer["code"] in WRONG_REQUEST else FAILED)
-    return answer

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from streams.cli.frame import CliError
+from streams.cli.refusal import CliError
 
 if TYPE_CHECKING:
     import asyncpg

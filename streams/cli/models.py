@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import Json, accepted, ask, load_pipelines, reading, settings
+from streams.cli.frame import Json, ask, load_pipelines, reading, settings
 from streams.cli.frame import run as run_async
+from streams.cli.refusal import accepted
 
 if TYPE_CHECKING:
     from streams.pipelines import Pipelines

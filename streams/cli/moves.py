@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, USAGE, CliError, Door, Json, accepted, act, in_time, me
+from streams.cli.frame import Door, Json, act, in_time, me
+from streams.cli.refusal import FAILED, USAGE, CliError, accepted
 from streams.cli.runs import RunId
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.cli import out
-from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, ask, in_time, me
+from streams.cli.frame import Door, Json, act, ask, in_time, me
+from streams.cli.refusal import USAGE, CliError, accepted
 
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from streams.cli import out
-from streams.cli.config import load
-from streams.cli.frame import USAGE, CliError
 from streams.cli.frame import run as run_async
+from streams.cli.load import load
+from streams.cli.refusal import USAGE, CliError
 
 
 class Role(StrEnum):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, NOT_THERE, USAGE, CliError, Json, run, settings
+from streams.cli.frame import Json, run, settings
 from streams.cli.long import open_ledger
 from streams.cli.refill import refill
+from streams.cli.refusal import FAILED, NOT_THERE, USAGE, CliError
 
 if TYPE_CHECKING:
     import asyncpg

@@ -10,9 +10,10 @@ from uuid import UUID
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, USAGE, CliError, Door, Json, accepted, act, in_time, me, reading, settings
+from streams.cli.frame import Door, Json, act, in_time, me, reading, settings
 from streams.cli.frame import run as run_async
 from streams.cli.quality_limits import amount, checks, set_
+from streams.cli.refusal import FAILED, USAGE, CliError, accepted
 from streams.cli.runs import Limit
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Never
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, NOT_THERE, CliError, run
+from streams.cli.frame import run
 from streams.cli.long import open_ledger
+from streams.cli.refusal import FAILED, NOT_THERE, CliError
 
 if TYPE_CHECKING:
     from streams.refill.refill import Refilled

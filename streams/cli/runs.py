@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import USAGE, CliError, Json, ask
+from streams.cli.frame import Json, ask
+from streams.cli.refusal import USAGE, CliError
 
 if TYPE_CHECKING:
     from streams.ledger.reader import Reader

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, ask, in_time, me
+from streams.cli.frame import Door, Json, act, ask, in_time, me
+from streams.cli.refusal import USAGE, CliError, accepted
 from streams.cli.runs import Limit
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def show(tenant: TenantId, as_json: Json = False) -> None:
     """
 
     async def question(reader: "Reader") -> "tuple[Tenant, dict[str, str], list[Setting]]":
-        from streams.cli.config import load
+        from streams.cli.load import load
         from streams.tenant_settings import layered
 
         found, (labels, own) = await reader.tenant(tenant), await reader.tenant_facts(tenant)

@@ -5,8 +5,9 @@ from typing import Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import FAILED, NOT_THERE, CliError, Json, settings
+from streams.cli.frame import Json, settings
 from streams.cli.frame import run as run_async
+from streams.cli.refusal import FAILED, NOT_THERE, CliError
 
 app = typer.Typer(invoke_without_command=True, help="Topics as declared; `diff` compares them with the broker's.")
 

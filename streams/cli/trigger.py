@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import USAGE, CliError, Door, Json, accepted, act, in_time
+from streams.cli.frame import Door, Json, act, in_time
+from streams.cli.refusal import USAGE, CliError, accepted
 from streams.cli.wait import follow
 
 if TYPE_CHECKING:

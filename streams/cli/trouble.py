@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from streams.cli.frame import NOT_THERE, CliError
+from streams.cli.refusal import NOT_THERE, CliError
 from streams.ledger.connection import is_outage
 from streams.settings import Settings
 

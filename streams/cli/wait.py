@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from streams.cli import out
-from streams.cli.frame import CliError
+from streams.cli.refusal import CliError
 from streams.cli.runs import headline
 
 if TYPE_CHECKING:

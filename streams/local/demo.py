@@ -170,8 +170,8 @@ def _home() -> Path:
     try:
         return Settings().home
     except (ValueError, KeyError):
-        from streams.cli.config import load  # it knows the sentence for each fault, but is slow to import
-        from streams.cli.frame import CliError
+        from streams.cli.load import load  # it knows the sentence for each fault, but is slow to import
+        from streams.cli.refusal import CliError
 
         try:
             return load().home

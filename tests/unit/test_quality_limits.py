@@ -4,8 +4,8 @@ import pytest
 
 from expectations.limits import Limits, origin, problem, read_own
 from expectations.suites import CHECKS
-from streams.cli.frame import CliError
 from streams.cli.quality_limits import _changes as typed
+from streams.cli.refusal import CliError
 from streams.settings import Settings
 from streams.tenant_settings import changed, layered
 
