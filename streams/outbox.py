@@ -6,7 +6,7 @@ Readers dedupe by event id, so publishing twice is allowed and publishing never 
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -47,8 +47,18 @@ class Producer(Protocol):
 class Outbox:
     """Publishes outbox rows and removes them once Kafka has them."""
 
-    def __init__(self, producer: Producer, connection: Connection, sweeping: Connection, *, most: int = 500, in_memory: int = 20_000) -> None:
-        self._producer, self._connection, self._sweeping = producer, connection, sweeping
+    def __init__(
+        self,
+        producer: Producer,
+        connection: Connection,
+        sweeping: Connection,
+        *,
+        held: Callable[[], bool] = lambda: False,
+        most: int = 500,
+        in_memory: int = 20_000,
+    ) -> None:
+        """`held`: whether there is more pressing work than taking published rows away."""
+        self._producer, self._connection, self._sweeping, self._held = producer, connection, sweeping, held
         self._most, self._in_memory = most, in_memory
         self._rows: deque[Row] = deque()
         self._published: list[int] = []
@@ -90,13 +100,16 @@ class Outbox:
                 self._changed.setdefault(run_id, []).extend(rows)
                 self._changes.set()
             self._published += published
-            self._in_hand.difference_update({row["id"] for row in batch} - {row for rows in changed.values() for row in rows})
+            self._in_hand.difference_update({row["id"] for row in batch}.difference(published, *changed.values()))
             self._done.set()
 
     async def run_removal(self) -> None:
         """Take published rows away, many at a time; a row that stays after a crash is published again, which is harmless."""
         while True:
             await self._done.wait()
+            if self._held() and not self._stopping:
+                await asyncio.sleep(REMOVED_EVERY)
+                continue
             self._done.clear()
             ids, self._published = self._published, []
             try:

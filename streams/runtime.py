@@ -36,11 +36,11 @@ class Runtime:
         dsn = settings.ledger.dsn.get_secret_value()
         outbox, sweep, timers = (Connection(dsn, name=f"tidemill-{name}") for name in ("outbox", "sweep", "timers"))
         self._connections = [outbox, sweep, timers]
-        self.outbox = Outbox(producer, outbox, sweep)
+        self.outbox = Outbox(producer, outbox, sweep, held=lambda: self.timers.behind)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)
-        self.timers = Timers(pipelines, timers, ledger.clock, self.inbox)
+        self.timers = Timers(pipelines, timers, ledger.clock, publish=self.outbox.publish, begin=self.executor.room_made.set)
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker, held=lambda: self.timers.behind)
         self._sweep_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -12,12 +13,13 @@ import structlog
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
 from streams.faultpoints import point
-from streams.inbox import Inbox
 from streams.items import request_item
+from streams.ledger import accepted
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Answer, Clocklike
 from streams.names import OURS
 from streams.pipelines import Pipelines
+from streams.records import Row
 from streams.schedule import BadSchedule, Rule, missed
 
 log = structlog.get_logger(__name__)
@@ -35,27 +37,34 @@ _BACKFILLS = "select 1 from backfills where state = 'running' limit 1"
 class Timers:
     """Polls the two tables; every step is one transaction that a crash undoes whole."""
 
-    def __init__(self, pipelines: Pipelines, connection: Connection, clock: Clocklike, inbox: Inbox) -> None:
-        self._pipelines, self._connection, self._clock, self._inbox = pipelines, connection, clock, inbox
+    def __init__(
+        self, pipelines: Pipelines, connection: Connection, clock: Clocklike, *, publish: Callable[[list[Row]], None], begin: Callable[[], None]
+    ) -> None:
+        """`publish` takes durable rows of the outbox; `begin` is told that there are runs to begin."""
+        self._pipelines, self._connection, self._clock, self._publish, self._begin = pipelines, connection, clock, publish, begin
         self._behind_since: float | None = None
+        self._later: list[Row] = []
 
     @property
     def behind(self) -> bool:
-        """More slots are due than one transaction takes: they are fired first, then their runs begin."""
+        """More slots are due than one transaction takes: all are asked for first, then their runs are told of, and begin."""
         return self._behind_since is not None and time.monotonic() - self._behind_since < LONGEST_HOLD
 
     async def run(self) -> None:
         """Fire until cancelled."""
-        while True:
-            try:
-                made, fed, fired = await self.make_slots(), await self.feed(), await self.fire_slots()
-                if made or fed or fired:
-                    continue
-            except Exception as error:
-                if not (is_outage(error) or is_conflict(error)):
-                    log.exception("timers failed; trying again")
-                await self._connection.drop()
-            await asyncio.sleep(IDLE)
+        try:
+            while True:
+                try:
+                    made, fed, fired = await self.make_slots(), await self.feed(), await self.fire_slots()
+                    if made or fed or fired:
+                        continue
+                except Exception as error:
+                    if not (is_outage(error) or is_conflict(error)):
+                        log.exception("timers failed; trying again")
+                    await self._connection.drop()
+                await asyncio.sleep(IDLE)
+        finally:
+            self._publish(self._later)
 
     async def make_slots(self) -> int:
         """Turn due schedules into slots; how many schedules were due."""
@@ -83,16 +92,25 @@ class Timers:
                 await raw.execute("select hold_slots($1)", held)
             rows = [row for row in rows if not row["paused"]]
             fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
-            items = [self._request(row) for row in fire]
-            answers: list[Answer] = [row[0] for row in await raw.fetch("select receive($1, '[]', $2)", items, now)] if items else []
-            settled = [_settled(row, "skipped", _skipped(row)) for row in rows if _skipped(row)]
-            settled += [_after(row, answer) for row, answer in zip(fire, answers, strict=True)]
-            if settled:
+            items = [self._request(row) | {"n": n} for n, row in enumerate(fire, start=1)]
+            slots = [row["schedule_id"] for row in fire], [row["due"] for row in fire]
+            fired = await raw.fetch("select * from fire_slots($1, $2, $3, $4)", items, *slots, now) if items else []
+            if settled := [_key(row) | {"state": "skipped", "reason": reason} for row in rows if (reason := _skipped(row))]:
                 await raw.execute("select settle_slots($1, $2)", settled, now)
+        answers = [row["answer"] or accepted.answer(items[row["n"] - 1], row, now) for row in fired]
         self._behind_since = (self._behind_since or time.monotonic()) if len(rows) + len(held) == SLOTS else None
-        for answer in answers:
-            self._inbox.follow(answer)
+        self._follow(answers)
         return len(rows) + len(held)
+
+    def _follow(self, answers: list[Answer]) -> None:
+        """Publish the requests now, what they came to when the crowd is through."""
+        told = [row for answer in answers for row in answer.get("outbox", [])]
+        self._publish([row for row in told if not row["state"]])
+        self._later += [row for row in told if row["state"]]
+        if self._later and not self.behind:
+            self._publish(self._later)
+            self._later = []
+            self._begin()
 
     def _request(self, row: Any) -> Answer:
         pipeline = self._pipelines.by_name[row["pipeline"]]
@@ -123,17 +141,6 @@ def rule_of(row: Any) -> Rule:
 def _skipped(row: Any) -> str | None:
     """Why a slot does not fire, or None."""
     return "a run was active (overlap: skip)" if row["overlap"] == "skip" and row["busy"] else None
-
-
-def _after(row: Any, answer: Answer) -> Answer:
-    if answer["result"] == "refused":
-        return _settled(row, "skipped", f"refused: {answer['code']}")
-    return _settled(row, "fired", answer["result"], answer.get("run_id"))
-
-
-def _settled(row: Any, state: str, reason: str | None, run_id: str | None = None) -> Answer:
-    found = _key(row) | {"state": state, "reason": reason, "run_id": run_id}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _key(row: Any) -> Answer:

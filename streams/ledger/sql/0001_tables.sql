@@ -27,7 +27,7 @@ create table pipeline_heads (
     pipeline    text not null,
     active_run  uuid,
     pending_run uuid,
-    paused      boolean not null default false,
+    paused      boolean not null,        -- not given: found out as the row is made
     primary key (tenant_id, pipeline)
 ) with (fillfactor = 70);
 

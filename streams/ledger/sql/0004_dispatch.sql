@@ -3,13 +3,19 @@
 -- Turns (start-time fair queueing): a step that is queued gets the number after its tenant's last one, 1/weight further, but none before the
 -- number that was dispatched last; lower numbers go first. So tenants that always have work share by weight, one that comes back after a
 -- rest waits for one turn of each other at most, and idle time saves up nothing. All of it stands in the steps themselves.
+create function class_of(p_own jsonb) returns smallint language sql immutable as $$
+    select (case p_own ->> 'priority' when 'high' then 0 when 'low' then 2 else 1 end)::smallint
+$$;
+create function next_turn(p_now float8, p_last float8, p_own jsonb) returns float8 language sql immutable as $$
+    select greatest(coalesce(p_now, 1), coalesce(p_last + 1 / coalesce((p_own ->> 'weight')::float8, 1), 1))
+$$;
 create function take_turn() returns trigger language plpgsql
 set enable_seqscan = off as $$   -- a plan made on few rows would be kept when there are thousands
-declare v_own jsonb; v_weight float8; v_class smallint; v_now float8; v_last float8;
+declare v_own jsonb; v_class smallint; v_now float8; v_last float8;
 begin
+    if tg_op = 'INSERT' and new.turn > 0 then return new; end if;   -- accept_usual numbered it
     select settings -> 'dispatch' into v_own from tenants where tenant_id = new.tenant_id;
-    v_weight := coalesce((v_own ->> 'weight')::float8, 1);
-    v_class := case v_own ->> 'priority' when 'high' then 0 when 'low' then 2 else 1 end;
+    v_class := class_of(v_own);
     if tg_op = 'UPDATE' and old.turn > 0 and old.class = v_class and new.attempt = old.attempt and new.round = old.round then
         return new;   -- given back by a dead or draining worker: it keeps its place
     end if;
@@ -21,7 +27,7 @@ begin
     end if;
     select turn into v_last from steps where tenant_id = new.tenant_id and class = v_class and turn > 0 order by turn desc limit 1;
     new.class := v_class;
-    new.turn := greatest(coalesce(v_now, 1), coalesce(v_last + 1 / v_weight, 1));
+    new.turn := next_turn(v_now, v_last, v_own);
     return new;
 end $$;
 create trigger steps_turn before insert or update of due_at, state on steps for each row

@@ -70,7 +70,7 @@ begin
     new.paused := is_paused(new.tenant_id, new.pipeline);
     return new;
 end $$;
-create trigger heads_paused before insert on pipeline_heads for each row execute function new_head();
+create trigger heads_paused before insert on pipeline_heads for each row when (new.paused is null) execute function new_head();
 
 -- set_pause(pipeline or null, tenant or null, reason, by, now): nothing of them begins from now on; requests are accepted and wait.
 create function set_pause(p_pipeline text, p_tenant text, p_reason text, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
@@ -140,7 +140,8 @@ $$;
 create function due_slots(p_now timestamptz, p_most integer)
 returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_sort = off as $$
-    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request, coalesce(h.active_run is not null, false), is_paused(s.tenant_id, c.pipeline)
+    select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request,
+        coalesce(h.active_run is not null, false), exists (select 1 from pauses where ended_at is null) and is_paused(s.tenant_id, c.pipeline)
     from slots s join schedules c using (schedule_id)
     left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
     where s.state = 'due' and s.fire_at <= p_now and not ((c.overlap = 'queue' or s.backfill_id is not null) and h.pending_run is not null)
@@ -154,3 +155,31 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
     from jsonb_to_recordset(p_slots) as x(schedule_id uuid, tenant_id text, due timestamptz, state text, reason text, run_id uuid)
     where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due
 $$;
+
+-- fire_slots(requests of due slots with their place n, the slots' schedules and due times in that order, now): the requests accepted and the slots settled,
+-- in one transaction. Gives for each n as accept_usual does, or the whole answer of what was not usual.
+create function fire_slots(p_items jsonb, p_schedules uuid[], p_dues timestamptz[], p_now timestamptz)
+returns table (n integer, seq bigint, asked_outbox bigint, outbox_id bigint, answer jsonb) language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
+declare v_tenants text[]; v_runs uuid[]; v_states text[]; v_reasons text[];
+begin
+    select array_agg(e.tenant order by e.n), array_agg(e.run_id order by e.n) into v_tenants, v_runs from jsonb_to_recordset(p_items) e(n integer, tenant text, run_id uuid);
+    perform 1 from tenant_heads h where h.tenant_id = any(v_tenants) order by h.tenant_id for update;
+    for n, seq, asked_outbox, outbox_id in select u.n, u.seq, u.asked_outbox, u.outbox_id from accept_usual(p_items, p_now, false) u loop
+        v_states[n] := 'fired'; v_reasons[n] := 'run';
+        return next;
+    end loop;
+    seq := null; asked_outbox := null; outbox_id := null;
+    for k in 1 .. cardinality(v_tenants) loop
+        continue when v_states[k] is not null;
+        n := k;
+        answer := accept_request(p_items -> (k - 1), p_now);
+        v_states[k] := case when answer ->> 'result' = 'refused' then 'skipped' else 'fired' end;
+        v_reasons[k] := case when answer ->> 'result' = 'refused' then 'refused: ' || (answer ->> 'code') else answer ->> 'result' end;
+        v_runs[k] := (answer ->> 'run_id')::uuid;
+        return next;
+    end loop;
+    update slots s set state = x.state, reason = x.reason, run_id = x.run_id, fired_at = p_now
+    from unnest(p_schedules, v_tenants, p_dues, v_states, v_reasons, v_runs) x(schedule_id, tenant_id, due, state, reason, run_id)
+    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due;
+end $$;
