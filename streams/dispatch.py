@@ -1,6 +1,7 @@
 """Looks for due steps whenever there is room: after an accept, after a step, when somebody notifies, and each half second."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from uuid import UUID
 
@@ -18,6 +19,8 @@ log = structlog.get_logger(__name__)
 REAP_EVERY = 2.0
 BREATH = 0.02
 """Seconds after a claim that found nothing: in a burst something ends every millisecond, and what follows it was mostly handed over."""
+FILLED = 0.25
+"""Share of a worker's places up to which a tenant's pipeline gets a second one: the others are for whoever comes with a first."""
 
 
 class Dispatcher:
@@ -33,14 +36,12 @@ class Dispatcher:
         """Claim until cancelled; an outage of the ledger is waited out."""
         while True:
             try:
-                claimed = await self._claim()
+                if await self._claim():
+                    continue
             except Exception as error:
                 if not (is_outage(error) or is_conflict(error)):
                     log.exception("claim failed; trying again")
-                claimed = 0
                 await asyncio.sleep(self._poll)
-            if claimed and self._executor.room:
-                continue
             await asyncio.sleep(BREATH)
             try:
                 async with asyncio.timeout(self._poll):
@@ -48,19 +49,23 @@ class Dispatcher:
             except TimeoutError:
                 pass
 
-    async def _claim(self) -> int:
+    async def _claim(self) -> bool:
+        """Lease and begin what there is room for; whether another claim would find more at once."""
         self._executor.room_made.clear()
         room = self._executor.room
         metrics.steps_running.set(self._pipelines.settings.runtime.concurrency - room)
         if room <= 0 or self._held():
-            return 0
+            return False
         heavy, batches, limits = self._pipelines.cpu_stages, self._pipelines.batch_stages, self._pipelines.limits
-        rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches])
+        places, busy = self._pipelines.settings.runtime.concurrency, self._executor.busy
+        more = max(0, math.ceil(FILLED * places) - (places - room))
+        rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches], more=more, busy=busy)
         if heavy and self._executor.cpu_room > 0:
             rows += await self._ledger.claim(self._worker, self._executor.cpu_room, limits, only=heavy)
         for row in rows:
             self._executor.take(row)
-        return len(rows) + sum([await self._claim_batch(stage) for stage in batches.values()])
+        gathered = sum([await self._claim_batch(stage) for stage in batches.values()])
+        return self._executor.room > 0 and (len(rows) >= room or gathered > 0)
 
     async def _claim_batch(self, stage: Stage) -> int:
         """One call's worth of a batch stage, if not enough calls of it are under way."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -24,6 +24,13 @@ log = structlog.get_logger(__name__)
 
 COMMITTED_AT_ONCE = 25
 """Steps of a batch: what others hand over meanwhile waits for so many, not for all two hundred."""
+
+
+class InHand(NamedTuple):
+    """Who works on a step, and on what: `tenant pipeline`, of which there is one run at a time, unless a queue came about in another way."""
+
+    task: "asyncio.Task[None]"
+    of: str
 
 
 class Publisher(Protocol):
@@ -54,7 +61,7 @@ class Executor:
         self._worker, self._lease, self._cpu = lease.worker, lease, cpu
         self._attempts = Attempts(pipelines, services, ledger.clock)
         self._settings = pipelines.settings.runtime
-        self._running: dict[tuple[UUID, str], asyncio.Task[None]] = {}
+        self._running: dict[tuple[UUID, str], InHand] = {}
         self._cpu_steps = 0
         self.room_made = asyncio.Event()
         """Set whenever a step ended: the dispatcher may claim again."""
@@ -62,7 +69,12 @@ class Executor:
 
     @property
     def room(self) -> int:
-        return 0 if self.draining else self._settings.concurrency - len(set(self._running.values()))
+        return 0 if self.draining else self._settings.concurrency - len({each.task for each in self._running.values()})
+
+    @property
+    def busy(self) -> set[str]:
+        """`tenant pipeline` of each step in hand."""
+        return {each.of for each in self._running.values()}
 
     @property
     def cpu_room(self) -> int:
@@ -86,7 +98,7 @@ class Executor:
 
     def batches(self, stage: Stage) -> int:
         """How many calls of a batch stage are under way."""
-        return len({task for (_, name), task in self._running.items() if name == stage.name})
+        return len({each.task for (_, name), each in self._running.items() if name == stage.name})
 
     def _begin(self, *steps: Leased) -> None:
         """Go on with each; what a batch stage has to do, in as few calls as it takes."""
@@ -100,30 +112,31 @@ class Executor:
                 continue
             for step in same:
                 if step.key not in self._running:
-                    self._running[step.key] = asyncio.create_task(self._carry(step), name=f"{step.tenant_id} {step.stage}")
+                    task = asyncio.create_task(self._carry(step), name=f"{step.tenant_id} {step.stage}")
+                    self._running[step.key] = InHand(task, f"{step.tenant_id} {step.pipeline}")
 
     def _begin_batch(self, given: Sequence[Leased], stage: Stage) -> None:
         steps = [step for step in given if step.key not in self._running]
         if steps:
             task = asyncio.create_task(self._carry_batch(steps, stage), name=f"{len(steps)} x {stage.name}")
-            self._running |= dict.fromkeys((step.key for step in steps), task)
+            self._running |= {step.key: InHand(task, f"{step.tenant_id} {step.pipeline}") for step in steps}
 
     async def drain(self, grace: float) -> None:
         """Take nothing new; let what runs finish within the grace, then give it back untouched."""
         self.draining = True
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=grace)
-        for task in list(self._running.values()):
-            task.cancel()
+            await asyncio.wait({each.task for each in self._running.values()}, timeout=grace)
+        for each in list(self._running.values()):
+            each.task.cancel()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=5)
+            await asyncio.wait({each.task for each in self._running.values()}, timeout=5)
 
     async def _carry(self, step: Leased | None) -> None:
         while step is not None:
             key = step.key
             task = asyncio.current_task()
             assert task is not None
-            self._running[key] = task
+            self._running[key] = InHand(task, f"{step.tenant_id} {step.pipeline}")
             heavy = step.stage in self._pipelines.cpu_stages
             self._cpu_steps += heavy
             following: Leased | None = None

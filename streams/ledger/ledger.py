@@ -1,6 +1,6 @@
 """The typed calls to the ledger: one method a move, the SQL functions of `sql/` behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -65,11 +65,22 @@ class Ledger:
         return dict(await self._committing.submit(item))
 
     async def claim(
-        self, worker: UUID, room: int, limits: dict[str, int], *, without: Sequence[str] = (), only: Sequence[str] | None = None
+        self,
+        worker: UUID,
+        room: int,
+        limits: dict[str, int],
+        *,
+        without: Sequence[str] = (),
+        only: Sequence[str] | None = None,
+        more: int | None = None,
+        busy: Collection[str] = (),
     ) -> list[Answer]:
-        """Lease up to `room` due steps (and as many of each limit), leaving out some stages, or of some alone."""
-        chosen = None if only is None else list(only)
-        rows = await self.calls.fetch("select claim_steps($1, $2, $3, $4, $5, $6)", worker, room, list(without), chosen, limits, self.clock.now())
+        """Lease up to `room` due steps (and as many of each limit), leaving out some stages, or of some alone.
+
+        `more`: how many of them at most may be of a tenant and pipeline with a step in hand, as the `busy` ones ("tenant pipeline") have already.
+        """
+        what = worker, room, list(without), None if only is None else list(only), limits, self.clock.now(), more, list(busy)
+        rows = await self.calls.fetch("select claim_steps($1, $2, $3, $4, $5, $6, $7, $8)", *what)
         return [row[0] for row in rows]
 
     async def claim_echo(self, worker: UUID, run_id: UUID, stage: str, event_id: UUID, *, limited: bool) -> list[Answer]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -40,10 +40,19 @@ class Queue:
         await self.connection.fetch(_RUNS, tenant, now, ids)
         await self.connection.fetch(_STEPS, tenant, now, ids, limit)
 
-    async def claim(self, room: int, *, end: bool = True, ahead: timedelta = timedelta(0), limits: dict[str, int] | None = None) -> list[str]:
+    async def claim(
+        self,
+        room: int,
+        *,
+        end: bool = True,
+        ahead: timedelta = timedelta(0),
+        limits: dict[str, int] | None = None,
+        more: int | None = None,
+        busy: Sequence[str] = (),
+    ) -> list[str]:
         """Whose steps come next; they end at once unless told otherwise."""
-        now = self.clock.now() + ahead
-        rows = await self.connection.fetch("select claim_steps($1, $2, '{}', null, $3, $4)", self.worker, room, limits or {}, now)
+        given = self.worker, room, limits or {}, self.clock.now() + ahead, more, list(busy)
+        rows = await self.connection.fetch("select claim_steps($1, $2, '{}', null, $3, $4, $5, $6)", *given)
         if end:
             await self.connection.fetch(_END, self.worker)
             await self.connection.fetch("delete from limit_slots")
@@ -95,6 +104,18 @@ async def test_ten_thousand_steps_of_one_tenant_delay_nobody_else(queue: Queue) 
     took = time.monotonic() - begun
     assert others <= set(first)
     assert took < 1
+
+
+async def test_a_long_queue_leaves_room_for_whoever_comes_with_a_first(queue: Queue) -> None:
+    await queue.tenant("noisy", priority="high")
+    await queue.ready("noisy", 200)
+    assert await queue.claim(64, more=15) == ["noisy"] * 16
+    assert await queue.claim(48, more=0, busy=["noisy training"]) == []
+    for name in ("quiet", "still"):
+        await queue.tenant(name)
+        await queue.ready(name, 2)
+    assert sorted(await queue.claim(48, more=0, busy=["noisy training"])) == ["quiet", "still"]
+    assert Counter(await queue.claim(48, more=3, busy=["noisy training"])) == {"noisy": 3, "quiet": 1, "still": 1}
 
 
 async def test_a_rest_saves_up_nothing(queue: Queue) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from streams import timers
 from streams.stage import GiveUp
 from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours
@@ -52,6 +53,17 @@ async def test_two_workers_fire_a_slot_once(travel: Travel, ledger_dsn: str) -> 
         await asyncio.sleep(1)
     assert len(await travel.runs()) == 300
     assert {row["state"] for row in await travel.rows("select state from slots")} == {"fired"}
+
+
+async def test_a_crowd_is_asked_for_before_any_of_its_runs_is_told_of_or_begins(travel: Travel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "SLOTS", 20)
+    await add(travel, *(f"t-{n}" for n in range(110)))
+    await schedule(travel)
+    await travel.over(110)
+    [row] = await travel.rows("select (select max(fired_at) from slots) as fired, (select min(started_at) from steps) as began")
+    assert row["fired"] <= row["began"]
+    last_asked = max(record.timestamp_ms for record in travel.road.log["training.requested"])
+    assert last_asked <= min(record.timestamp_ms for record in travel.road.log["run.accepted"])
 
 
 async def test_a_tenants_own_schedule_takes_the_place_of_the_general_one(travel: Travel) -> None:

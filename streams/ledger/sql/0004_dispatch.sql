@@ -58,13 +58,16 @@ create function may_begin(s steps) returns boolean language sql stable as $$
         or exists (select 1 from runs r where r.run_id = s.run_id and r.state = 'cancelling')
 $$;
 
--- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now): lease due steps to the worker:
--- looks at jobs by the time, ready steps in the order of their turns.
-create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_only text[], p_limits jsonb, p_now timestamptz)
+-- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now, more, busy): lease due steps to the worker:
+-- looks at jobs by the time, ready steps in the order of their turns. Of these at most `more` (null: any number) of tenants and pipelines with a step in
+-- hand, which at first are `busy` ("tenant pipeline"): the rest of the room is for whoever comes. Looked for among the next in each class, not behind a long queue.
+create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_only text[], p_limits jsonb, p_now timestamptz,
+                            p_more integer default null, p_busy text[] default '{}')
 returns setof jsonb language plpgsql as $$
-declare v_name text; v_most integer; v_n integer; v_step steps; v_left record; v_full text[] := '{}'; v_again boolean; v_first boolean;
+declare v_name text; v_of text; v_most integer; v_n integer; v_step steps; v_left record; v_full text[] := '{}'; v_again boolean; v_first boolean;
         v_quota jsonb; v_runs uuid[]; v_stages text[]; v_tenant text;
         v_room integer := p_room;   -- places of limits are few: they come on top
+        v_more integer := coalesce(p_more, p_room); v_busy text[] := p_busy;
 begin
     perform 1 from steps where worker is null and state in ('ready', 'waiting') and due_at <= p_now limit 1;
     if not found then return; end if;
@@ -93,13 +96,21 @@ begin
     while v_again and v_room > 0 loop
         v_again := false;
         for v_step in
-            select s.* from steps s
-            where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
-              and (s.limit_name is null or not p_limits ? s.limit_name
-                   or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
-              and s.tenant_id <> all (v_full) and may_begin(s) and s.run_id <> all (v_runs)
-            order by s.class, s.turn limit v_room for update of s skip locked
+            select n.* from unnest('{0,1,2}'::smallint[]) c(class) cross join lateral (
+                select * from steps s
+                where s.worker is null and s.state = 'ready' and s.class = c.class and s.due_at <= p_now
+                  and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
+                  and (s.limit_name is null or not p_limits ? s.limit_name
+                       or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
+                  and s.tenant_id <> all (v_full) and may_begin(s) and s.run_id <> all (v_runs)
+                order by s.turn limit 2 * v_room) n
+            order by n.class, n.turn
         loop
+            exit when v_room <= 0;
+            v_of := v_step.tenant_id || ' ' || v_step.pipeline;
+            continue when v_more <= 0 and v_of = any (v_busy);
+            select * into v_step from steps s where s.run_id = v_step.run_id and s.stage = v_step.stage for update skip locked;
+            continue when not found or v_step.worker is not null or v_step.state <> 'ready';
             if v_quota ? v_step.tenant_id then
                 v_first := v_step.started_at is null and exists (select 1 from runs r where r.run_id = v_step.run_id and r.request_id = v_step.input_id);
                 if (v_quota -> v_step.tenant_id ->> 'steps')::int <= 0 or v_first and (v_quota -> v_step.tenant_id ->> 'runs')::int <= 0 then
@@ -109,6 +120,7 @@ begin
                 v_quota := jsonb_set(v_quota, array[v_step.tenant_id], jsonb_build_object('steps', (v_quota -> v_step.tenant_id ->> 'steps')::int - 1,
                                      'runs', (v_quota -> v_step.tenant_id ->> 'runs')::int - v_first::int));
             end if;
+            if v_of = any (v_busy) then v_more := v_more - 1; else v_busy := v_busy || v_of; end if;
             v_runs := v_runs || v_step.run_id; v_stages := v_stages || v_step.stage; v_room := v_room - 1;
         end loop;
     end loop;
