@@ -1,6 +1,7 @@
 """The only way out: rows that a transaction left in the outbox go to Kafka (acks=all, awaited) and are then taken away.
 
 Rows of this worker's own commits are published from memory at once; a sweep publishes what a crash or an outage left behind.
+A row says whose it is, so that nobody sweeps up what a worker that lives has in its queue.
 Readers dedupe by event id, so publishing twice is allowed and publishing never is not.
 """
 
@@ -23,7 +24,9 @@ from streams.records import DEAD_TOPIC, STATE_TOPIC, Row, dead_record, event_rec
 log = structlog.get_logger(__name__)
 
 LEFT_BEHIND = 3.0
-"""Seconds after which a row is taken for left behind by its worker."""
+"""Seconds after which a row is taken for left behind, unless a worker that lives has it in hand."""
+FORGOTTEN = 60.0
+"""Seconds after which it is, whoever has it."""
 STATES_EVERY = 0.2
 """Seconds for which changes of a run gather before its state is told."""
 REMOVED_EVERY = 0.2
@@ -33,8 +36,12 @@ Changed = dict[UUID, list[int]]
 _STATES = "select run_id, run_state(r) from runs r where run_id = any($1)"
 _LEFT_BEHIND = """
 select to_jsonb(o) from outbox o
-where created_at < clock_timestamp() - make_interval(secs => $1) order by id limit $2 for update skip locked
+where created_at < clock_timestamp() - make_interval(secs => $1)
+  and (worker is null or worker = $3 and id < $4 or created_at < clock_timestamp() - make_interval(secs => $5)
+       or worker <> all (array(select worker_id from workers where lease_until > clock_timestamp() + make_interval(secs => $6)) || $3::uuid))
+order by id limit $2 for update skip locked
 """
+_ALL = (1 << 63) - 1
 _FOR_GOOD = (MessageSizeTooLargeError, InvalidTopicError, UnknownTopicOrPartitionError)
 
 
@@ -53,12 +60,15 @@ class Outbox:
         connection: Connection,
         sweeping: Connection,
         *,
+        worker: UUID,
+        unheard: float,
         held: Callable[[], bool] = lambda: False,
         most: int = 500,
         in_memory: int = 20_000,
     ) -> None:
-        """`held`: whether there is more pressing work than taking published rows away."""
+        """`unheard`: so much of its lease, in seconds, is left to a worker that beats; `held`: there is more pressing work than taking rows away."""
         self._producer, self._connection, self._sweeping, self._held = producer, connection, sweeping, held
+        self._worker, self._unheard = worker, unheard
         self._most, self._in_memory = most, in_memory
         self._rows: deque[Row] = deque()
         self._published: list[int] = []
@@ -157,14 +167,15 @@ class Outbox:
                 self._in_hand.difference_update(*changed.values())
 
     async def sweep(self) -> int:
-        """Publish rows that nobody published for `LEFT_BEHIND` seconds; how many. Rows in another worker's sweep are passed over.
+        """Publish rows that nobody has in hand, or whose worker was not heard of; how many. Rows in another worker's sweep are passed over.
 
-        Whoever has a queue of its own does not look: the others have theirs, and rows that wait in them would only be sent twice.
+        Of its own rows a worker takes those that are older than all in its hands. Whoever has a queue does not look: it would only grow.
         """
         if len(self._rows) > self._most:
             return 0
         async with self._sweeping.transaction() as raw:
-            found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most)
+            oldest = min(self._in_hand, default=_ALL)
+            found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most, self._worker, oldest, FORGOTTEN, self._unheard)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]
             changed: Changed = {}
             sent = await self._send(rows, changed)

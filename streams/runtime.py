@@ -23,6 +23,8 @@ from streams.timers import Timers
 log = structlog.get_logger(__name__)
 
 SWEEP_OUTBOX = 1.0
+SILENT_BEATS = 1.5
+"""Heartbeats that a worker may miss before others publish what it had in hand: a crash makes events late by no more."""
 LAST_FLUSH = 3.0
 """Seconds that the ledger has to take the last watermarks when a worker stops."""
 
@@ -34,9 +36,10 @@ class Runtime:
         settings = pipelines.settings
         self.pipelines, self.ledger, self.lease = pipelines, ledger, lease
         dsn = settings.ledger.dsn.get_secret_value()
-        outbox, sweep, timers = (Connection(dsn, name=f"tidemill-{name}") for name in ("outbox", "sweep", "timers"))
+        outbox, sweep, timers = (Connection(dsn, name=f"tidemill-{name}", worker=lease.worker) for name in ("outbox", "sweep", "timers"))
         self._connections = [outbox, sweep, timers]
-        self.outbox = Outbox(producer, outbox, sweep, held=lambda: self.timers.behind)
+        unheard = settings.runtime.lease - SILENT_BEATS * settings.runtime.heartbeat
+        self.outbox = Outbox(producer, outbox, sweep, worker=lease.worker, unheard=unheard, held=lambda: self.timers.behind)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)

@@ -63,7 +63,7 @@ class WorkerApp(faust.App):
         await self.reconciler.run()
         self._stack = stack = AsyncExitStack()
         producer = await stack.enter_async_context(open_producer(settings.kafka))
-        ledger = Ledger(settings.ledger, self.clock)
+        ledger = Ledger(settings.ledger, self.clock, worker=self.membership.worker)
         ledger.start()
         stack.push_async_callback(ledger.stop)
         dsn = settings.ledger.dsn.get_secret_value()

@@ -85,7 +85,7 @@ class Travel:
         ledger = LedgerSettings.model_validate({"dsn": dsn})
         self.settings = Settings(ledger=ledger, runtime=RuntimeSettings.model_validate(runtime))
         self.dsn, self.road, self.lease, self.clock = dsn, road or Road(), Lease(), AheadClock()
-        self.ledger, self.services = Ledger(ledger, self.clock), services
+        self.ledger, self.services = Ledger(ledger, self.clock, worker=self.lease.worker), services
         self.runtime = Runtime(Pipelines(pipelines, self.settings), services, self.ledger, self.road, lease=self.lease, cpu=Room(), cluster=CLUSTER)
         self.topics = {*self.runtime.pipelines.topics}
 

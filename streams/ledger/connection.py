@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -33,15 +34,16 @@ def is_conflict(error: BaseException) -> bool:
 class Connection:
     """A connection used by one caller at a time."""
 
-    def __init__(self, dsn: str, *, statement_timeout: float = 15, name: str = "tidemill") -> None:
-        self._dsn, self._timeout, self._name = dsn, statement_timeout, name
+    def __init__(self, dsn: str, *, statement_timeout: float = 15, name: str = "tidemill", worker: UUID | None = None) -> None:
+        """`worker`: who publishes what is put into the outbox through this connection."""
+        self._dsn, self._timeout, self._name, self._worker = dsn, statement_timeout, name, worker
         self._raw: asyncpg.Connection[Any] | None = None
         self._lock = asyncio.Lock()
 
     async def raw(self) -> "asyncpg.Connection[Any]":
         """The live connection; raises an outage error when there is none to be had."""
         if self._raw is None or self._raw.is_closed():
-            self._raw = await connect(self._dsn, timeout=self._timeout, name=self._name)
+            self._raw = await connect(self._dsn, timeout=self._timeout, name=self._name, worker=self._worker)
         return self._raw
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
@@ -81,9 +83,10 @@ class Connection:
                 raw.terminate()
 
 
-async def connect(dsn: str, *, timeout: float, name: str) -> "asyncpg.Connection[Any]":
+async def connect(dsn: str, *, timeout: float, name: str, worker: UUID | None = None) -> "asyncpg.Connection[Any]":
     """A connection on which jsonb travels as Python values."""
-    raw: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=5, command_timeout=timeout, server_settings={"application_name": name})
+    said = {"application_name": name} | ({"tidemill.worker": str(worker)} if worker else {})
+    raw: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=5, command_timeout=timeout, server_settings=said)
     await raw.set_type_codec(
         "jsonb",
         schema="pg_catalog",

@@ -22,12 +22,13 @@ class Clocklike(Protocol):
 class Ledger:
     """Everything the runtime asks of PostgreSQL, over pinned connections."""
 
-    def __init__(self, settings: LedgerSettings, clock: Clocklike | None = None) -> None:
+    def __init__(self, settings: LedgerSettings, clock: Clocklike | None = None, *, worker: UUID | None = None) -> None:
+        """`worker`: who publishes what the calls put into the outbox; None: a sweep does."""
         self.clock = clock or Clock()
         dsn = settings.dsn.get_secret_value()
 
         def connection(name: str) -> Connection:
-            return Connection(dsn, statement_timeout=settings.statement_timeout, name=f"tidemill-{name}")
+            return Connection(dsn, statement_timeout=settings.statement_timeout, name=f"tidemill-{name}", worker=worker)
 
         self.calls = connection("calls")
         """For single calls off the hot path."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -52,27 +53,28 @@ class Lines:
     def install(self) -> None:
         ledger_connection.connect = self.connect
 
-    async def connect(self, dsn: str, *, timeout: float, name: str) -> Any:
+    async def connect(self, dsn: str, *, timeout: float, name: str, worker: UUID | None = None) -> Any:
         life = LIFE.get()
         if life is None:
             return await self.open(dsn)
         await life.reach("connect")
         if life.world.database_is_down(life):
             raise ConnectionRefusedError("the database is down")
-        raw = await detached(self.open(dsn), self.loop)
+        raw = await detached(self.open(dsn, worker), self.loop)
         link = Link(self, dsn, raw, life)
         life.links[link] = None
         if life.dead:
             link.terminate()
         return link
 
-    async def open(self, dsn: str) -> Any:
+    async def open(self, dsn: str, worker: UUID | None = None) -> Any:
         await self.turns.take()
         try:
-            if free := self._free.get(dsn):
-                return free.pop()
             with self.loop.awaiting():
-                return await _connect(dsn, timeout=30, name="simulation")
+                free = self._free.get(dsn)
+                raw = free.pop() if free else await _connect(dsn, timeout=30, name="simulation")
+                await raw.execute("select set_config('tidemill.worker', $1, false)", str(worker or ""))
+                return raw
         finally:
             self.turns.give_back()
 

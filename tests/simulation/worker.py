@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, world: "World", life: Life) -> None:
         self.world, self.life = world, life
-        self.ledger = Ledger(world.settings.ledger, world.clock)
+        self.ledger = Ledger(world.settings.ledger, world.clock, worker=life.worker)
         services = world.services(life)
         self.runtime = Runtime(world.pipelines, services, self.ledger, SimProducer(life), lease=life, cpu=Room(), cluster="simulation")
         self.gaps = Gaps(world.settings, world.pipelines.topics, self.runtime.inbox.take)

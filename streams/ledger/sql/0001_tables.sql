@@ -142,6 +142,7 @@ create table outbox (
     traceparent text,
     value       text,
     state       boolean not null,       -- the run changed: its whole state, as it is by then, goes to the topic run.state
+    worker      uuid default nullif(current_setting('tidemill.worker', true), '')::uuid,   -- who publishes it from memory as long as it lives
     created_at  timestamptz not null default clock_timestamp()
 );
 

@@ -41,7 +41,7 @@ declare v outbox;
 begin
     insert into outbox (event_id, topic, tenant_id, run_id, causation, seq, at, traceparent, value, state)
     values (p_event, p_topic, p_tenant, p_run, p_causation, p_seq, p_now, p_trace, p_value, coalesce(p_state, false)) returning * into v;
-    return to_jsonb(v);
+    return to_jsonb(v) - 'worker';
 end $$;
 
 -- has_quota(tenant): whether the tenant's own settings bound how much of it goes on; then the dispatcher begins its runs.
