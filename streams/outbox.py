@@ -24,7 +24,7 @@ from streams.records import DEAD_TOPIC, STATE_TOPIC, Row, dead_record, event_rec
 log = structlog.get_logger(__name__)
 
 LEFT_BEHIND = 3.0
-"""Seconds after which a row is taken for left behind, unless a worker that lives has it in hand."""
+"""Seconds after which a worker's row is taken for left behind, unless the worker lives and has it in hand."""
 FORGOTTEN = 60.0
 """Seconds after which it is, whoever has it."""
 STATES_EVERY = 0.2
@@ -36,8 +36,8 @@ Changed = dict[UUID, list[int]]
 _STATES = "select run_id, run_state(r) from runs r where run_id = any($1)"
 _LEFT_BEHIND = """
 select to_jsonb(o) from outbox o
-where created_at < clock_timestamp() - make_interval(secs => $1)
-  and (worker is null or worker = $3 and id < $4 or created_at < clock_timestamp() - make_interval(secs => $5)
+where worker is null or created_at < clock_timestamp() - make_interval(secs => $1)
+  and (worker = $3 and id < $4 or created_at < clock_timestamp() - make_interval(secs => $5)
        or worker <> all (array(select worker_id from workers where lease_until > clock_timestamp() + make_interval(secs => $6)) || $3::uuid))
 order by id limit $2 for update skip locked
 """

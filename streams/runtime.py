@@ -90,6 +90,7 @@ class Runtime:
     def wake(self) -> None:
         """Somebody made work elsewhere: look for it now."""
         self.executor.room_made.set()
+        self.timers.wake()
         self._sweep_now.set()
 
     async def _sweep(self) -> None:

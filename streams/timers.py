@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -17,6 +18,7 @@ from streams.items import request_item
 from streams.ledger import accepted
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Answer, Clocklike
+from streams.membership import WAKE_CHANNEL
 from streams.names import OURS
 from streams.pipelines import Pipelines
 from streams.records import Row
@@ -44,6 +46,7 @@ class Timers:
         self._pipelines, self._connection, self._clock, self._publish, self._begin = pipelines, connection, clock, publish, begin
         self._behind_since: float | None = None
         self._later: list[Row] = []
+        self._woken = asyncio.Event()
 
     @property
     def behind(self) -> bool:
@@ -62,17 +65,24 @@ class Timers:
                     if not (is_outage(error) or is_conflict(error)):
                         log.exception("timers failed; trying again")
                     await self._connection.drop()
-                await asyncio.sleep(IDLE)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE):
+                        await self._woken.wait()
+                self._woken.clear()
         finally:
             self._publish(self._later)
 
+    def wake(self) -> None:
+        """Somebody made work elsewhere: look for it now."""
+        self._woken.set()
+
     async def make_slots(self) -> int:
-        """Turn due schedules into slots; how many schedules were due."""
+        """Turn due schedules into slots; how many schedules were due. A crowd is for everybody: the other workers are told."""
         now = self._clock.now()
         async with self._connection.transaction() as raw:
             rows = await raw.fetch("select * from due_schedules($1, $2)", now, SCHEDULES)
-            for row in rows:
-                await make_slots(raw, row, now)
+            if sum([await make_slots(raw, row, now) for row in rows]) > SLOTS:
+                await raw.execute("select pg_notify($1, '')", WAKE_CHANNEL)
         return len(rows)
 
     async def feed(self) -> int:
@@ -121,16 +131,16 @@ class Timers:
         return {key: value for key, value in item.items() if value is not None}
 
 
-async def make_slots(raw: "asyncpg.Connection[Any]", row: Any, now: datetime) -> None:
-    """Slots for the times that a schedule missed, by its policy; one that nobody can follow is paused."""
+async def make_slots(raw: "asyncpg.Connection[Any]", row: Any, now: datetime) -> int:
+    """Slots for the times that a schedule missed, by its policy, how many; one that nobody can follow is paused."""
     try:
         dues, following = missed(rule_of(row), row["next_due"], now)
     except BadSchedule as error:
         log.error("a schedule cannot be followed; it is paused", code="bad_schedule", schedule=row["name"], reason=str(error))
         await raw.execute("update schedules set paused = true where schedule_id = $1", row["schedule_id"])
         await raw.execute("select note_schedule($1, 'paused', $2, $3)", row["schedule_id"], f"timers: {error}"[:200], now)
-        return
-    await raw.fetchval("select make_slots($1, $2, $3)", row["schedule_id"], dues, following)
+        return 0
+    return int(await raw.fetchval("select make_slots($1, $2, $3)", row["schedule_id"], dues, following))
 
 
 def rule_of(row: Any) -> Rule:

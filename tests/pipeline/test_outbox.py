@@ -60,8 +60,8 @@ async def test_a_worker_that_is_not_heard_of_is_stood_in_for_before_its_lease_en
     assert len(left.road.log["training.requested"]) == 1
 
 
-async def test_what_nobody_has_in_hand_is_published_by_whoever_comes_first(left: Left) -> None:
-    await left.row(None)
+async def test_what_nobody_has_in_hand_is_published_at_once(left: Left) -> None:
+    await left.row(None, age=0)
     assert await left.outbox.sweep() == 1
 
 

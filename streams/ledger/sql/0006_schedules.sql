@@ -53,7 +53,7 @@ declare s schedules; v_made bigint;
 begin
     select * into s from schedules where schedule_id = p_schedule;
     insert into slots (schedule_id, tenant_id, due, fire_at)
-    select p_schedule, t.tenant_id, due, due + s.jitter * place(t.tenant_id)
+    select p_schedule, t.tenant_id, due, case when s.jitter = '0' then due else due + s.jitter * place(t.tenant_id) end
     from unnest(p_dues) due, tenants t
     where t.status = 'active'
       and (t.tenant_id = s.tenant_id
