@@ -13,23 +13,22 @@ from streams import seek_patch
 from streams.items import Arrived
 from streams.ledger.groupcommit import Stopped
 from streams.settings import Settings
+from streams.skim import Skim, SkimmingTransport, arrived
 
 log = structlog.get_logger(__name__)
 
 Take = Callable[[Arrived], Awaitable[None]]
 SESSION = 20
 """Seconds that Kafka keeps the partitions of a worker of which it hears nothing."""
-Skim = Callable[[Arrived], bool]
-"""Whether a record needs nothing more, known without waiting."""
 WINDOW = 64
 """Records of one topic on their way into the ledger at a time; acknowledged strictly in their order."""
 
 
-def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faust.App) -> faust.App:
-    """The transport app, without tables and with the settings that were validated under faults (docs/decisions/0003)."""
+def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faust.App, skim: Skim = lambda _: False) -> faust.App:
+    """The app without tables, with the settings that were validated under faults (docs/decisions/0003); its agents get what `skim` leaves."""
     seek_patch.apply()
     kafka, pages = settings.kafka, settings.runtime.pages_port
-    return app_class(
+    app = app_class(
         kafka.app_id,
         broker=[f"kafka://{address}" for address in kafka.bootstrap.split(",")],
         processing_guarantee="at_least_once",
@@ -60,29 +59,26 @@ def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faus
         web_router_enabled=False,
         web_tables_enabled=False,
     )
+    app.transport = SkimmingTransport(app.conf.broker_consumer, app, skim=skim)
+    return app
 
 
-def add_agents(app: faust.App, topics: list[str], take: Take, *, skim: Skim = lambda _: False, named: str = "inbox") -> None:
+def add_agents(app: faust.App, topics: list[str], take: Take, *, named: str = "inbox") -> None:
     """One agent for each topic, named after it."""
     for topic in topics:
-        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"{named}.{topic}", concurrency=1)(_reader(take, skim))
+        app.agent(app.topic(topic, key_type=bytes, value_type=bytes), name=f"{named}.{topic}", concurrency=1)(_reader(take))
 
 
-def _reader(take: Take, skim: Skim) -> Callable[[Any], Awaitable[None]]:
+def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:
     async def read(stream: Any) -> None:
         """Hand records to the inbox, a window of them at a time, and acknowledge each when all before it are recorded."""
-        window: deque[tuple[Any, asyncio.Task[None] | None]] = deque()
+        window: deque[tuple[Any, asyncio.Task[None]]] = deque()
         changed, room = asyncio.Event(), asyncio.Semaphore(WINDOW)
         acker = asyncio.create_task(_acknowledge(window, changed, room))
         try:
             async for event in stream.noack().events():
-                record = arrived(event.message)
-                known = skim(record)
-                if known and not window:
-                    event.ack()
-                    continue
                 await room.acquire()
-                window.append((event, None if known else asyncio.create_task(_take(take, record))))
+                window.append((event, asyncio.create_task(_take(take, arrived(event.message)))))
                 changed.set()
         finally:
             acker.cancel()
@@ -90,13 +86,13 @@ def _reader(take: Take, skim: Skim) -> Callable[[Any], Awaitable[None]]:
     return read
 
 
-async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None] | None]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
+async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
     while True:
         if not window:
             changed.clear()
             await changed.wait()
         event, task = window[0]
-        if task is not None and not task.done():
+        if not task.done():
             await asyncio.wait({task})
         window.popleft()
         event.ack()
@@ -119,10 +115,3 @@ async def _take(take: Take, record: Arrived) -> None:
             exc_info=True,
         )
         os._exit(1)
-
-
-def arrived(message: Any) -> Arrived:
-    """Faust's message as the inbox knows it."""
-    headers = message.headers
-    pairs = list(headers.items()) if isinstance(headers, dict) else list(headers or ())
-    return Arrived(message.topic, message.partition, message.offset, round((message.timestamp or 0) * 1000), message.key, message.value, pairs)

@@ -124,14 +124,14 @@ def run(settings: Settings, *, slot: int | None = None, leaving: bool = False) -
         log.error(str(taken), code="slot_taken")
         return 3
     pipelines = Pipelines.load(settings)
-    app = make_app(settings, slot=membership.slot, app_class=WorkerApp)
+    app: Any = make_app(settings, slot=membership.slot, app_class=WorkerApp, skim=lambda record: app.runtime.inbox.skim(record))
     assert isinstance(app, WorkerApp)
     app.pipelines, app.membership, app.clock, app.leaving = pipelines, membership, clock, leaving
 
     async def take(record: Any) -> None:
         await app.runtime.inbox.take(record)
 
-    add_agents(app, pipelines.topics, take, skim=lambda record: app.runtime.inbox.skim(record))
+    add_agents(app, pipelines.topics, take)
     add_probes(app, membership, Running(app))
     try:
         Worker(app, quiet=True, redirect_stdouts=False, loglevel=settings.log_level).execute_from_commandline()

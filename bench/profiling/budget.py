@@ -16,7 +16,7 @@ RULES = (
     ("group commit, connections", ("streams/ledger/", "asyncpg/")),
     ("executor: outcome, policy, next step", ("streams/executor.py", "streams/attempt.py", "streams/outcome.py", "streams/step.py")),
     ("aiokafka: fetching, sending", ("aiokafka/",)),
-    ("Faust: from the consumer to the inbox", ("faust/", "mode/", "streams/transport.py")),
+    ("Faust: from the consumer to the inbox", ("faust/", "mode/", "streams/transport.py", "streams/skim.py")),
     ("dispatcher, timers, gaps, heartbeat", ("streams/",)),
 )
 """A sample belongs to the first of these that one of its frames names."""
