@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -31,6 +31,8 @@ QUICK_PAUSES = (0.1, 0.5, 2.0)
 """Seconds before the second, third and fourth try under the same key; with jitter, and within the one deadline of the call."""
 KEPT_REPLY = 16_384
 """A larger reply is noted by its digest alone."""
+_IN_TARGET = "/?&=%:@!$'()*+,;~"
+"""What a path may hold as it is (RFC 3986), its query included."""
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -197,9 +199,8 @@ class _Letterhead:
     """What all requests to one neighbour have in common, made once: httpx's merging of URLs and headers costs more than sending them."""
 
     def __init__(self, url: str) -> None:
-        base = httpx.URL(url)
-        self._url = lru_cache(maxsize=1024)(lambda path: httpx.URL(url.rstrip("/") + path))
-        """Most paths are few; httpx takes longer to read one than the rest of a request together."""
+        self._url = base = httpx.URL(url)
+        self._root = base.raw_path.rstrip(b"/")
         self._headers = [
             (b"host", base.netloc),
             (b"accept", b"application/json"),
@@ -220,8 +221,9 @@ class _Letterhead:
                 raise RuntimeError(f"POST {path} needs an idempotency key: call it within a step or name a key")
             headers += ((b"idempotency-key", key.encode("ascii")), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)))
         headers += _trace(step)
-        resend = {"resend": step.check_lease if step else _nothing}
-        request = httpx.Request(method, self._url(path), headers=headers, stream=httpx.ByteStream(content), extensions=resend)
+        # httpx takes longer to read a URL than the rest of a request together, so the path goes beside it
+        extensions = {"target": self._root + quote(path, safe=_IN_TARGET).encode("ascii"), "resend": step.check_lease if step else _nothing}
+        request = httpx.Request(method, self._url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions)
         return _Call(method, path, content, request, key, answers)
 
 

@@ -23,7 +23,7 @@ class Wire(httpx.AsyncBaseTransport):
     """Writes a request, has its origin answer it, and makes httpx's response of the answer.
 
     The extension `resend` of a request is called before the request is sent a second time, because the connection that it was sent over had been
-    closed while it rested. Without it nothing is sent twice.
+    closed while it rested. Without it nothing is sent twice. `target` is httpx's own: what is asked for when that is not the URL's path.
     """
 
     def __init__(self, *, largest: int, connect_timeout: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
@@ -50,7 +50,8 @@ class Wire(httpx.AsyncBaseTransport):
 
 
 def _written(request: httpx.Request, body: bytes) -> bytes:
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    target = request.extensions.get("target") or request.url.raw_path
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), target)]
     lines += [b"%b: %b" % header for header in request.headers.raw]
     head = b"\r\n".join(lines)
     if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:

@@ -28,6 +28,14 @@ from tests.unit.test_reference_services import FakeCache, FakeProducer, FakeStor
 pytestmark = [pytest.mark.looptime(False), pytest.mark.timeout(60)]
 
 
+class Asgi(httpx.ASGITransport):
+    """Reads `target`, as httpx's own transport does."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(raw_path=request.extensions["target"])
+        return await super().handle_async_request(request)
+
+
 @pytest.fixture(params=["local", "engine"])
 async def use(request: Any, settings: ReferenceSettings, store: FakeStore, kafka: FakeProducer, tmp_path: Path) -> AsyncIterator[Services]:  # noqa: F811
     """Services whose neighbours are the reference ones, and whose object store is theirs."""
@@ -41,8 +49,8 @@ async def use(request: Any, settings: ReferenceSettings, store: FakeStore, kafka
         yield a_house(
             builder=request.param,
             objects=objects,
-            ml_engine=HttpMLEngine(Neighbour("ml_engine", MLEngineSettings(), httpx.ASGITransport(engine))),
-            inference=HttpInference(Neighbour("inference", InferenceSettings(), httpx.ASGITransport(served))),
+            ml_engine=HttpMLEngine(Neighbour("ml_engine", MLEngineSettings(), Asgi(engine))),
+            inference=HttpInference(Neighbour("inference", InferenceSettings(), Asgi(served))),
         )
 
 
