@@ -61,9 +61,10 @@ $$;
 -- claim_steps(worker, room, stages to leave out, only these stages or null, limits {name: most}, now, more, busy): lease due steps to the worker:
 -- looks at jobs by the time, ready steps in the order of their turns. Of these at most `more` (null: any number) of tenants and pipelines with a step in
 -- hand, which at first are `busy` ("tenant pipeline"): the rest of the room is for whoever comes. Looked for among the next in each class, not behind a long queue.
+-- Plans are pinned to index look-ups: with thousands waiting, a look at the few that are due would scan them all.
 create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_only text[], p_limits jsonb, p_now timestamptz,
                             p_more integer default null, p_busy text[] default '{}')
-returns setof jsonb language plpgsql as $$
+returns setof jsonb language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
 declare v_name text; v_of text; v_most integer; v_n integer; v_step steps; v_left record; v_full text[] := '{}'; v_again boolean; v_first boolean;
         v_quota jsonb; v_runs uuid[]; v_stages text[]; v_tenant text;
         v_room integer := p_room;   -- places of limits are few: they come on top
@@ -170,7 +171,7 @@ create function join_slot(p_worker uuid, p_slot integer, p_host text, p_pid inte
 $$;
 
 -- reap(): give steps of dead workers back; a crash costs no attempt. Leases use the real clock and are never faked.
-create function reap(p_now timestamptz) returns bigint language plpgsql as $$
+create function reap(p_now timestamptz) returns bigint language plpgsql set enable_seqscan = off as $$   -- few are leased, of many
 declare v_count bigint;
 begin
     with dead as (
