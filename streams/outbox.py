@@ -6,7 +6,7 @@ Readers dedupe by event id, so publishing twice is allowed and publishing never 
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ FORGOTTEN = 60.0
 """Seconds after which it is, whoever has it."""
 STATES_EVERY = 0.2
 """Seconds for which changes of a run gather before its state is told."""
+GATHERED = 0.005
+"""Seconds for which events gather where nobody waits for their echo: the next stage's call goes first, and events share a request to Kafka."""
 REMOVED_EVERY = 0.2
 """Seconds for which published rows gather before they are taken away: one statement, and a tenant's journal entries in one record."""
 Changed = dict[UUID, list[int]]
@@ -62,6 +64,7 @@ class Outbox:
         *,
         worker: UUID,
         unheard: float,
+        gather: float = 0,
         held: Callable[[], bool] = lambda: False,
         most: int = 500,
         in_memory: int = 20_000,
@@ -69,7 +72,7 @@ class Outbox:
         """`unheard`: so much of its lease, in seconds, is left to a worker that beats; `held`: there is more pressing work than taking rows away."""
         self._producer, self._connection, self._sweeping, self._held = producer, connection, sweeping, held
         self._worker, self._unheard = worker, unheard
-        self._most, self._in_memory = most, in_memory
+        self._gather, self._most, self._in_memory = gather, most, in_memory
         self._rows: deque[Row] = deque()
         self._published: list[int] = []
         self._in_hand: set[int] = set()
@@ -97,6 +100,7 @@ class Outbox:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+                await asyncio.sleep(self._gather)
                 continue
             batch = [self._rows.popleft() for _ in range(min(self._most, len(self._rows)))]
             published: list[int] = []
@@ -297,13 +301,13 @@ class RecentIds:
     """A bounded memory of event ids."""
 
     def __init__(self, most: int = 50_000) -> None:
-        self._ids: dict[str, None] = {}
+        self._ids: OrderedDict[str, None] = OrderedDict()  # a plain one looks for its oldest among all that were taken away
         self._most = most
 
     def add(self, event: str) -> None:
         self._ids[event] = None
         if len(self._ids) > self._most:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
 
     def __contains__(self, event: str) -> bool:
         return event in self._ids

@@ -16,7 +16,7 @@ from streams.expand import Expander
 from streams.inbox import Inbox
 from streams.ledger.connection import Connection, is_outage
 from streams.ledger.ledger import Ledger
-from streams.outbox import Outbox, Producer
+from streams.outbox import GATHERED, Outbox, Producer
 from streams.pipelines import Pipelines
 from streams.timers import Timers
 
@@ -39,7 +39,8 @@ class Runtime:
         outbox, sweep, timers = (Connection(dsn, name=f"tidemill-{name}", worker=lease.worker) for name in ("outbox", "sweep", "timers"))
         self._connections = [outbox, sweep, timers]
         unheard = settings.runtime.lease - SILENT_BEATS * settings.runtime.heartbeat
-        self.outbox = Outbox(producer, outbox, sweep, worker=lease.worker, unheard=unheard, held=lambda: self.timers.behind)
+        gather = GATHERED if settings.runtime.eager else 0
+        self.outbox = Outbox(producer, outbox, sweep, worker=lease.worker, unheard=unheard, gather=gather, held=lambda: self.timers.behind)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
         self.expander = Expander(pipelines, ledger, self.inbox)
