@@ -37,6 +37,8 @@ class Burst:
     gaps: list[float]
     cpu: Costs
     """CPU seconds by part, until everything is quiet again."""
+    busy: float
+    """Cores of the machine that were busy until the last run was over, whoever had them."""
     others: float
     """Cores that everybody else on the machine used meanwhile."""
     peak: Costs = field(default_factory=dict)

@@ -25,13 +25,14 @@ async def burst(world: World, count: int, begin: Act, over: Act, *, without: tup
         await begin()
         await world.stub.wait(CALLS * count)
         await over()
+        cores = (processes.busy() - busy) / (time.monotonic() - began)
         await asyncio.sleep(QUIET)
     cpu = processes.spent(before, world.cpu())
     others = (processes.busy() - busy - sum(cpu.values())) / (time.monotonic() - began)
     runs = figures.by_run(await world.stub.hits())
     figures.check(runs, count)
     first, last = min(each[0] for each in runs.values()), max(each[-1] for each in runs.values())
-    return Burst(count, last - first, last - began, figures.gaps(runs), cpu, others, peak, without)
+    return Burst(count, last - first, last - began, figures.gaps(runs), cpu, cores, others, peak, without)
 
 
 @asynccontextmanager

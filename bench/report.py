@@ -109,7 +109,7 @@ def table(whole: dict[str, Any]) -> str:
         f"| {name} | {_times(each['gap_ms'], 50, 95, 99)} | {_times(each.get('trigger_to_first_call_ms'), 50, 95)} |"
         for name, each in whole["single"].items()
     ]
-    rows += ["", "| burst | runs | runs/s | CPU ms a run | gap p50 ms | peak PSS MiB |", "|---|---|---|---|---|---|"]
+    rows += ["", "| burst | runs | runs/s | CPU ms a run | cores busy | gap p50 ms | peak PSS MiB |", "|---|---|---|---|---|---|---|"]
     rows += [_burst(name, count, each) for name, sizes in whole["burst"].items() for count, each in sizes.items()]
     rows += ["", "| alone | p50 / p95 ms |", "|---|---|"]
     rows += [f"| {name} | {_times(each, 50, 95)} |" for name, each in whole["alone_ms"].items()]
@@ -127,7 +127,8 @@ def _ratio(figure: str, to: str, value: dict[str, float]) -> str:
 def _burst(name: str, count: str, each: dict[str, Any]) -> str:
     cpu = {key: 1000 * value for key, value in each["cpu_s_per_run"].items()}
     peak = f"{each['peak_mib']['median']:.0f}" if each["peak_mib"] else ""
-    return f"| {name} | {count} | {spread(each['runs_per_s'])} | {spread(cpu)} | {number(each['gap_ms']['p50'])} | {peak} |"
+    busy, gap = f"{each['busy_cores']['median']:.2f}", number(each["gap_ms"]["p50"])
+    return f"| {name} | {count} | {spread(each['runs_per_s'])} | {spread(cpu)} | {busy} | {gap} | {peak} |"
 
 
 def spread(value: dict[str, float]) -> str:

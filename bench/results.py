@@ -98,6 +98,7 @@ def _bursts(rounds: list[Burst]) -> dict[str, Any]:
         "cpu_s_per_run": figures.median([each.cpu_per_run for each in rounds]),
         "cpu_s_by_part": {part: round(statistics.median(each.cpu.get(part, 0.0) for each in rounds), 2) for part in rounds[0].cpu},
         "gap_ms": figures.times([gap for each in rounds for gap in each.gaps]),
+        "busy_cores": figures.median([each.busy for each in rounds]),
         "others_cores": figures.median([each.others for each in rounds]),
         "peak_mib": figures.median([each.counted(each.peak) for each in peaks]) if peaks else None,
     }
