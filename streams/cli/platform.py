@@ -1,9 +1,10 @@
 """The verbs that run processes or make what they need: `up`, `init`, `worker`."""
 
 import asyncio
+import os
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -75,10 +76,17 @@ def worker(
     if role is Role.VIEW:
         from streams.view import run as run_view
 
-        raise typer.Exit(run_view(settings))
+        _end(run_view(settings))
     from streams.worker import run
 
-    raise typer.Exit(run(settings, slot=slot, leaving=leave))
+    _end(run(settings, slot=slot, leaving=leave))
+
+
+def _end(status: int) -> NoReturn:
+    """End the process here and now: Faust leaves threads in native code, and the interpreter's own end, which they outlive, may be a SIGSEGV."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _arm(crash_at: str) -> None:
