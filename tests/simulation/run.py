@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from streams import expand, runtime, timers
+from streams import dispatch, expand, runtime, timers
 from tests.simulation.checker import TABLES, Facts, check
 from tests.simulation.life import install_points, task_factory
 from tests.simulation.links import Lines
@@ -104,7 +104,8 @@ def run_seeds(dsn: str, seeds: Iterable[int], *, until: float = float("inf"), st
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, Errors()], cache_logger_on_first_use=False)
     install_points()
     timers.IDLE = expand.IDLE = 5.0  # idle polls are most of what is said otherwise, and say nothing
-    runtime.SWEEP_OUTBOX = 2.0
+    dispatch.REAP_EVERY = 4.0
+    runtime.SWEEP_OUTBOX = 4.0
     reports: list[Report] = []
     with asyncio.Runner(loop_factory=VirtualLoop) as runner, psycopg.connect(dsn, autocommit=True) as watch:
         loop = runner.get_loop()

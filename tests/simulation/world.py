@@ -95,7 +95,7 @@ class World:
             ledger=LedgerSettings.model_validate({"dsn": self.dsn, "connections": 3}),
             ml_engine=MLEngineSettings(max_jobs=choices.pick([None, None, 1, 2]), poll_every=timedelta(minutes=20), deadline=timedelta(hours=3)),
             runtime=RuntimeSettings(
-                eager=self.eager, poll=2.0, unknown_tenants="create", concurrency=choices.pick([2, 4, 64]), lease=LEASE, sweep=choices.pick([2, 10])
+                eager=self.eager, poll=4.0, unknown_tenants="create", concurrency=choices.pick([2, 4, 64]), lease=LEASE, sweep=choices.pick([4, 10])
             ),
         )
 
