@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import asyncpg
@@ -65,7 +67,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One statement of `profile.sql`: what it reads, what it counts (zero where it names no row), what it does not count."""
+    """What is told by one statement of `profile.sql`: what it reads, what it counts (zero where it names no row), what it does not count."""
 
     name: str
     prefix: str
@@ -73,23 +75,24 @@ class Pass:
     counts: tuple[str, ...] = ()
     ages: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    beside: str | None = None
+    """Another pass whose statement tells this too, in columns `{name}_{number}`, as long as all tables can be read."""
     new_only: str | None = None
     """Another statement that does the same for new rows alone."""
     incremental: bool = True
     """Whether it reads only new rows when asked to."""
 
+    def column(self, number: str) -> str:
+        return f"{self.name}_{number}" if self.beside else number
 
-PASSES = (
+    def statement(self, incremental: bool) -> str:
+        return self.new_only if incremental and self.new_only else self.beside or self.name
+
+
+PASSES = (  # those of one table come first: whether it can be read is known before more depends on it
     Pass("users", "users", ("users",), ("rows", "null_user_id", "null_created_at", "tail")),
     Pass("items", "items", ("items",), ("rows", "null_item_id", "null_content", "null_created_at", "future", "tail")),
     Pass("items_newest", "items", ("items",), ages=("age",), incremental=False),
-    Pass(
-        "user_interactions",
-        "user_interactions",
-        ("user_interactions",),
-        ("rows", "null_user_id", "null_item_id", "null_interaction_type", "null_timestamp", "invalid", "tail"),
-        details=("types", "invalid_types"),
-    ),
     Pass(
         "interactions_recent",
         "user_interactions",
@@ -99,10 +102,19 @@ PASSES = (
     ),
     Pass("interactions_newest", "user_interactions", ("user_interactions",), ages=("age",), incremental=False),
     Pass("training_newest", "model_training_runs", ("model_training_runs",), ages=("age",), incremental=False),
-    Pass("orphan_items", "orphan_items", ("user_interactions", "items"), ("count",)),
-    Pass("orphan_users", "orphan_users", ("user_interactions", "users"), ("count",)),
+    Pass(
+        "user_interactions",
+        "user_interactions",
+        ("user_interactions",),
+        ("rows", "null_user_id", "null_item_id", "null_interaction_type", "null_timestamp", "invalid", "tail"),
+        details=("types", "invalid_types"),
+    ),
+    Pass("orphan_items", "orphan_items", ("user_interactions", "items"), ("count",), beside="user_interactions"),
+    Pass("orphan_users", "orphan_users", ("user_interactions", "users"), ("count",), beside="user_interactions"),
     Pass("duplicates", "duplicates", ("user_interactions",), ("count",), new_only="new_duplicates"),
 )
+TOGETHER = tuple(tuple(some) for _, some in groupby(PASSES, key=lambda each: each.beside or each.name))
+"""The passes, those side by side that one statement tells."""
 _TENANTS = Pass("tenants", "tenants", ("tenants",), incremental=False)
 COUNTED_ON = ("users", "items", "user_interactions")
 
@@ -132,8 +144,8 @@ class _Chunk:
             async with self._warehouse.snapshot() as connection:
                 if await self._look(connection):
                     await self._warehouse.become_reader(connection)
-                    for what in (_TENANTS, *PASSES):
-                        await self._run(connection, what)
+                    for some in ((_TENANTS,), *TOGETHER):
+                        await self._run(connection, some)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._away(error)
         for each in self._due:
@@ -155,43 +167,55 @@ class _Chunk:
             profile.shape = shape
         return any(difference.there for difference in shape.values())
 
-    async def _run(self, connection: "asyncpg.Connection[Any]", what: Pass) -> None:
-        for table in what.tables:
-            if closed := self._closed.get(table):
-                return self._failed(self._due, what, closed)
-        if not what.incremental:
-            return await self._pass(connection, what, what.name, self._due, self._warehouse.statement_timeout)
-        whole = [each for each in self._due if each.since is None]
-        new = [each for each in self._due if each.since is not None]
+    async def _run(self, connection: "asyncpg.Connection[Any]", some: Sequence[Pass]) -> None:
+        """The passes that one statement tells, over all rows of some tenants and over the new rows of the others."""
+        whole = [each for each in self._due if each.since is None or not some[0].incremental]
+        new = [each for each in self._due if each.since is not None and some[0].incremental]
         if whole:
-            await self._pass(connection, what, statement_name(what, False), whole, self._warehouse.statement_timeout)
+            await self._ask(connection, some, whole, self._warehouse.statement_timeout)
         if new:
-            await self._pass(connection, what, statement_name(what, True), new, self._warehouse.statement_timeout, incremental=True)
-        return None
+            await self._ask(connection, some, new, self._warehouse.statement_timeout, incremental=True)
 
-    async def _pass(
-        self, connection: "asyncpg.Connection[Any]", what: Pass, name: str, due: Sequence[Due], timeout: float, *, incremental: bool = False
+    async def _ask(
+        self, connection: "asyncpg.Connection[Any]", some: Sequence[Pass], due: Sequence[Due], timeout: float, *, incremental: bool = False
     ) -> None:
-        """One statement for all, or for ever smaller halves of them."""
+        """One statement for all, or for ever smaller halves of them; at last each of its passes by itself."""
+        if not (some := self._open(some, due)):
+            return
         try:
             async with connection.transaction():  # a savepoint: what fails takes neither the snapshot nor the other passes along
                 await connection.execute("select set_config('statement_timeout', $1, true)", f"{int(timeout * 1000)}ms")
                 asked = parameters(due, self._settled, self._now, self._tolerance)
-                rows = await connection.fetch(statement(name, incremental=incremental), *asked, timeout=timeout + 10)
+                rows = await connection.fetch(text(some, incremental=incremental), *asked, timeout=timeout + 10)
         except asyncpg.PostgresError as error:
             if is_away(error):
                 raise
-            why = trouble(error, " or ".join(what.tables))
+            why = trouble(error, " or ".join(dict.fromkeys(table for what in some for table in what.tables)))
             if why.of_one and len(due) > 1:
                 half, less = len(due) // 2, max(timeout / 2, self._warehouse.least_timeout)
-                await self._pass(connection, what, name, due[:half], less, incremental=incremental)
-                await self._pass(connection, what, name, due[half:], less, incremental=incremental)
-                return
-            if not why.of_one and len(what.tables) == 1:
-                self._closed[what.tables[0]] = why
-            self._failed(due, what, why)
+                await self._ask(connection, some, due[:half], less, incremental=incremental)
+                await self._ask(connection, some, due[half:], less, incremental=incremental)
+            elif len(some) > 1:
+                for what in some:
+                    await self._ask(connection, [what], due, timeout, incremental=incremental)
+            else:
+                [what] = some
+                if not why.of_one and len(what.tables) == 1:
+                    self._closed[what.tables[0]] = why
+                self._failed(due, what, why)
         else:
-            self._take(what, due, rows)
+            for what in some:
+                self._take(what, due, rows)
+
+    def _open(self, some: Sequence[Pass], due: Sequence[Due]) -> list[Pass]:
+        """Those of the passes whose tables can be read, as far as is known; the others failed."""
+        found = []
+        for what in some:
+            if closed := next((self._closed[table] for table in what.tables if table in self._closed), None):
+                self._failed(due, what, closed)
+            else:
+                found.append(what)
+        return found
 
     def _take(self, what: Pass, due: Sequence[Due], rows: Sequence[Any]) -> None:
         for each in due:
@@ -202,8 +226,8 @@ class _Chunk:
             profile = self._profiles[row["tenant_id"]]
             if what.name == "tenants":
                 profile.known = row["known"]
-            profile.numbers |= {f"{what.prefix}.{name}": row[name] for name in (*what.counts, *what.ages)}
-            profile.details |= {f"{what.prefix}.{name}": json.loads(row[name]) for name in what.details}
+            profile.numbers |= {f"{what.prefix}.{name}": row[what.column(name)] for name in (*what.counts, *what.ages)}
+            profile.details |= {f"{what.prefix}.{name}": json.loads(row[what.column(name)]) for name in what.details}
 
     def _failed(self, due: Sequence[Due], what: Pass, why: Trouble) -> None:
         for each in due:
@@ -228,12 +252,28 @@ class _Chunk:
 def parameters(due: Sequence[Due], settled: datetime, now: datetime, tolerance: timedelta) -> list[Any]:
     """What every pass is asked with: `due` in `profile.sql`."""
     since = [each.since for each in due]
-    types = [json.dumps(each.types) for each in due]
-    return [[each.tenant_id for each in due], since, types, min(filter(None, since), default=None), settled, now, tolerance]
+    return [
+        [each.tenant_id for each in due],
+        since,
+        [_document(each.types) for each in due],
+        min(filter(None, since), default=None),
+        settled,
+        now,
+        tolerance,
+    ]
 
 
-def statement_name(what: Pass, incremental: bool) -> str:
-    return what.new_only if incremental and what.new_only else what.name
+@cache
+def _document(types: tuple[str, ...]) -> str:
+    """As jsonb; mostly everybody's are the same."""
+    return json.dumps(types)
+
+
+def text(some: Sequence[Pass], *, incremental: bool) -> str:
+    """The statement that tells these passes, and looks nothing up for others that it could tell."""
+    name = some[0].statement(incremental)
+    others = {table for what in PASSES if what.statement(incremental) == name and what not in some for table in what.tables}
+    return statement(name, incremental=incremental, without=frozenset(others.difference(*(what.tables for what in some))))
 
 
 def to_count_on(profile: Profile) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 import asyncpg
 import pytest
 
-from expectations.named import statement
-from expectations.profile import PASSES, Due, is_clean, measure, parameters, statement_name, to_count_on
+from expectations.profile import TOGETHER, Due, is_clean, measure, parameters, text, to_count_on
 from expectations.warehouse import Warehouse
 from tests.quality.data import NOW, TYPES, Rows, a_tenant, count, load, spoil, wild_tenant
 
@@ -94,11 +93,21 @@ async def test_what_little_is_asked_for_is_read_through_indexes(tables, warehous
     await tables.execute("analyze")
     asked = parameters([Due(f"t-{n:02}", TYPES, since) for n in range(tenants)], NOW, NOW, TOLERANCE)
     async with warehouse.snapshot() as connection:
-        for what in PASSES:
-            new = since is not None and what.incremental
-            plan = await connection.fetch("explain analyze " + statement(statement_name(what, new), incremental=new), *asked)
+        for some in TOGETHER:
+            plan = await connection.fetch("explain analyze " + text(some, incremental=since is not None and some[0].incremental), *asked)
             whole = [line[0] for line in plan if "Seq Scan on user_interactions" in line[0] and "never executed" not in line[0]]
-            assert not whole, what.name
+            assert not whole, some[0].name
+
+
+async def test_everything_of_many_tenants_takes_one_reading_of_the_table(tables, warehouse):
+    """Everybody's rows lie mixed in it: each reading more would cost every chunk of tenants the whole table again."""
+    for n in range(40):
+        await load(tables, a_tenant(f"t-{n:02}", interactions=500))
+    await tables.execute("analyze")
+    asked = parameters(due(*(f"t-{n:02}" for n in range(40))), NOW, NOW, TOLERANCE)
+    async with warehouse.snapshot() as connection:
+        plans = [await connection.fetch("explain " + text(some, incremental=False), *asked) for some in TOGETHER]
+    assert sum("Seq Scan on user_interactions" in line[0] for plan in plans for line in plan) == 1
 
 
 async def test_an_empty_tenant_has_no_age_and_one_nobody_knows_is_not_watched(tables, warehouse):
@@ -175,6 +184,9 @@ async def test_a_tenant_whose_rows_hang_fails_alone(tables, warehouse_dsn):
     warehouse = Warehouse(warehouse_dsn, role="tidemill_reader", statement_timeout=0.6, least_timeout=0.2)
     found = await look(warehouse, *tenants)
     assert found["t-05"].troubles["items"].code == "measure_timeout"
+    assert {"items", "orphan_items"} <= set(found["t-05"].troubles) <= {"items", "items_newest", "orphan_items"}
+    told = {name: found["t-05"].numbers[name] for name in ("user_interactions.rows", "orphan_users.count", "duplicates.count")}
+    assert told == {"user_interactions.rows": 20, "orphan_users.count": 0, "duplicates.count": 0}
     others = [found[tenant] for tenant in tenants if tenant != "t-05"]
     assert all(not profile.troubles and profile.numbers["items.rows"] == 20 for profile in others)
 
