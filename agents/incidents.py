@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,8 @@ def change(
     """What is done about one check of a tenant; `title` and `message` are asked only if somebody is told."""
     known = None if before is None else decide.Incident(before.open, before.severity, before.told_at, before.resolved_at, before.calm, before.flaps)
     decision = decide.decide(finding, known, now, policy)
+    if known is None and decision.action not in decide.TOLD:
+        return _nothing(decision)
     after = decide.follow(known, decision, now)
     kind = decide.TOLD.get(decision.action)
     state = None
@@ -44,3 +47,9 @@ def change(
         after=state,
         listed=not decision.quiet,
     )
+
+
+@cache
+def _nothing(decision: decide.Decision) -> Change:
+    """Nobody is told, and there is no incident: the same for everybody."""
+    return Change(check=decision.check, action=decision.action, reason=decision.reason, severity=decision.severity, listed=not decision.quiet)

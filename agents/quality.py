@@ -8,12 +8,11 @@ from typing import Any
 from agents.incidents import change
 from agents.sentences import message, title
 from expectations import baseline, decide
-from expectations.findings import Case, conclude, prepare, questions, to_learn
+from expectations.findings import QUESTIONS, Case, conclude, prepare, to_learn
 from expectations.judge import judge, warm
 from expectations.limits import Limits, read_own
 from expectations.profile import Due, is_clean, to_count_on
 from expectations.profile import measure as profile
-from expectations.suites import SUITES
 from expectations.warehouse import Warehouse
 from schemas.quality import DqDecided, DqEvaluated, DqTick
 from streams.calmly import calmly
@@ -23,8 +22,11 @@ from streams.services import Services
 from streams.settings import QualitySettings, Settings
 from streams.stage import GiveUp, Retry, TryAgain, stage
 
+CHUNK = 500
+"""Tenants measured by the same statements: a chunk reads the table of interactions once and asks the judge once, however many they are."""
 
-@stage(batch=200, at_once=1, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
+
+@stage(batch=CHUNK, at_once=1, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
 async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
     """Measure the tenants' tables in set-based passes and judge the numbers. Only reads, so doing twice is like doing once.
 
@@ -130,14 +132,10 @@ async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
 
 
 async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, str]]:
-    """Tenant -> check -> level of what does not hold, suite by suite."""
-    failed: dict[str, dict[str, str]] = {}
-    rows = [case.row for case in cases]
-    for suite in SUITES if rows else ():
-        found = await use.judge.run(judge, suite, questions(suite), rows, timeout=use.settings.quality.judge_timeout)
-        for tenant, checks in found.items():
-            failed.setdefault(tenant, {}).update(checks)
-    return failed
+    """Tenant -> check -> level of what does not hold."""
+    if not cases:
+        return {}
+    return await use.judge.run(judge, QUESTIONS, [case.row for case in cases], timeout=use.settings.quality.judge_timeout)
 
 
 def _evaluated(event: DqTick, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime) -> DqEvaluated:

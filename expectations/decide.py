@@ -6,6 +6,7 @@ Each row says whether somebody is told, and why; the reasons go into the journal
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from expectations.suites import MEASUREMENT, SEVERITIES
@@ -112,11 +113,13 @@ TABLE: dict[tuple[Standing, Sign], tuple[Action, str]] = {
 
 def decide(finding: dict[str, Any], incident: Incident | None, now: datetime, policy: Policy) -> Decision:
     """What to do about a finding."""
+    if incident is None:  # most checks of most tenants
+        return _decide_first(finding["check"], finding["status"], finding.get("severity"), policy)
     standing = _standing(incident, now, policy)
     sign = _sign(finding, incident if standing is Standing.OPEN else None, policy)
     action, reason = TABLE[standing, sign]
     severity = finding.get("severity")
-    if standing is Standing.OPEN and incident is not None:
+    if standing is Standing.OPEN:
         if action is Action.SKIP and sign is Sign.BAD and now - incident.told_at >= policy.remind_every:
             action, reason = Action.REMIND, f"still so, and last told {policy.remind_every} ago or longer"
         elif action is Action.RESOLVE and sign in (Sign.HEALTHY, Sign.MINOR) and incident.calm + 1 < (needed := min(1 + incident.flaps, MOST_CALM)):
@@ -143,9 +146,15 @@ def follow(incident: Incident | None, decision: Decision, now: datetime) -> Inci
     return replace(incident, calm=0) if decision.bad else incident
 
 
-def _standing(incident: Incident | None, now: datetime, policy: Policy) -> Standing:
-    if incident is None:
-        return Standing.NONE
+@cache
+def _decide_first(check: str, status: str, severity: str | None, policy: Policy) -> Decision:
+    """What to do where there was never an incident: the same for everybody."""
+    sign = _sign({"check": check, "status": status, "severity": severity}, None, policy)
+    action, reason = TABLE[Standing.NONE, sign]
+    return Decision(check, action, reason, severity, bad=sign is Sign.BAD)
+
+
+def _standing(incident: Incident, now: datetime, policy: Policy) -> Standing:
     if incident.open:
         return Standing.OPEN
     back = incident.resolved_at is not None and now - incident.resolved_at < policy.flapping_within

@@ -36,15 +36,17 @@ def prepare(profile: Profile, samples: Samples, limits: Limits, own: TenantQuali
         finding, value, limit = _prepare_one(check, profile, samples, limits, own, now)
         findings[check.name] = finding
         asked = limit is not None and value is not None
+        medium, high = _LEVELS[check.name]
         row[check.name] = value if asked else NOT_ASKED
-        row[f"{check.name} medium"] = _number(limit.medium) if asked and limit else NOT_ASKED
-        row[f"{check.name} high"] = _number(limit.high) if asked and limit else NOT_ASKED
+        row[medium] = _number(limit.medium) if asked and limit else NOT_ASKED
+        row[high] = _number(limit.high) if asked and limit else NOT_ASKED
     return Case(profile, findings, row)
 
 
-def questions(suite: str) -> list[Question]:
-    """The suite as the judge takes it."""
-    return [Question(check.name, check.kind == "age") for check in SUITES[suite]]
+QUESTIONS = {suite: [Question(check.name, check.kind == "age") for check in checks] for suite, checks in SUITES.items()}
+"""The suites as the judge takes them."""
+_LEVELS = {check: (f"{check} medium", f"{check} high") for check in CHECKS}
+"""Check -> the names of its limits in a row: the same strings for everybody, which are sent to the judge once."""
 
 
 def conclude(case: Case, failed: Mapping[str, str]) -> tuple[Verdict, list[Finding]]:

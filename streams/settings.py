@@ -154,7 +154,7 @@ class QualitySettings(Group):
     """The role that reads them; None: as whom the DSN says."""
     projector_role: str | None = "tidemill_projector"
     """The role that writes `model_training_runs`, and nothing else."""
-    statement_timeout: Seconds = 30
+    statement_timeout: Seconds = 60
     """For one pass over one table of a chunk of tenants; halved with the chunk, down to `least_timeout`."""
     least_timeout: Seconds = 5
     lock_timeout: Seconds = 2

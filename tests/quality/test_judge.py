@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from expectations.findings import conclude, prepare, questions
+from expectations.findings import QUESTIONS, conclude, prepare
 from expectations.judge import judge
 from expectations.limits import Limits, read_own
 from expectations.profile import Profile
@@ -49,10 +49,7 @@ def a_profile(tenant="acme", **numbers):
 def judged(*profiles, own=None, samples=None, limits=None):
     """Each tenant's (verdict, checks that failed with their severity, all findings)."""
     cases = [prepare(profile, samples or {}, limits or Limits(), read_own({"quality": own or {}}), NOW) for profile in profiles]
-    failed: dict[str, dict[str, str]] = {}
-    for suite in SUITES:
-        for tenant, checks in judge(suite, questions(suite), [case.row for case in cases]).items():
-            failed.setdefault(tenant, {}).update(checks)
+    failed = judge(QUESTIONS, [case.row for case in cases])
     answers = {}
     for case in cases:
         verdict, findings = conclude(case, failed.get(case.profile.tenant_id, {}))
