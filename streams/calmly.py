@@ -7,8 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def calmly(each: Iterable[T]) -> AsyncIterator[T]:
-    """One after the other."""
-    for one in each:
+async def calmly(each: Iterable[T], *, at_once: int = 1) -> AsyncIterator[T]:
+    """One after the other; the others come in after so many."""
+    for n, one in enumerate(each, 1):
         yield one
-        await asyncio.sleep(0)
+        if n % at_once == 0:
+            await asyncio.sleep(0)

@@ -22,15 +22,16 @@ from streams.step import LeaseLost, Step, current
 
 log = structlog.get_logger(__name__)
 
-COMMITTED_AT_ONCE = 25
-"""Steps of a batch: what others hand over meanwhile waits for so many, not for all two hundred."""
+COMMITTED_AT_ONCE = 10
+"""Steps of a batch: what others hand over meanwhile waits for so many, not for all of them."""
 
 
 class InHand(NamedTuple):
     """Who works on a step, and on what: `tenant pipeline`, of which there is one run at a time, unless a queue came about in another way."""
 
     task: "asyncio.Task[None]"
-    of: str
+    of: str | None
+    """None in a batch, where many share one place."""
 
 
 class Publisher(Protocol):
@@ -74,7 +75,7 @@ class Executor:
     @property
     def busy(self) -> set[str]:
         """`tenant pipeline` of each step in hand."""
-        return {each.of for each in self._running.values()}
+        return {each.of for each in self._running.values() if each.of is not None}
 
     @property
     def cpu_room(self) -> int:
@@ -119,7 +120,7 @@ class Executor:
         steps = [step for step in given if step.key not in self._running]
         if steps:
             task = asyncio.create_task(self._carry_batch(steps, stage), name=f"{len(steps)} x {stage.name}")
-            self._running |= {step.key: InHand(task, f"{step.tenant_id} {step.pipeline}") for step in steps}
+            self._running |= {step.key: InHand(task, None) for step in steps}
 
     async def drain(self, grace: float) -> None:
         """Take nothing new; let what runs finish within the grace, then give it back untouched."""
@@ -194,9 +195,12 @@ class Executor:
             for step, item in zip(steps, items, strict=True):
                 _say(step, item)
             answers: list[Leased | BaseException | None] = []
+            loop = asyncio.get_running_loop()
             for start in range(0, len(steps), COMMITTED_AT_ONCE):
-                some = zip(steps[start : start + COMMITTED_AT_ONCE], items[start : start + COMMITTED_AT_ONCE], strict=True)
+                began, some = loop.time(), zip(steps[start : start + COMMITTED_AT_ONCE], items[start : start + COMMITTED_AT_ONCE], strict=True)
                 answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
+                if self.busy:
+                    await asyncio.sleep(loop.time() - began)  # every second turn is theirs
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return

@@ -17,6 +17,7 @@ from aiokafka.errors import InvalidTopicError, KafkaError, MessageSizeTooLargeEr
 
 from schemas.cloudevents import Record
 from streams import journal, metrics
+from streams.calmly import calmly
 from streams.faultpoints import point
 from streams.ledger.connection import Connection, is_outage
 from streams.records import DEAD_TOPIC, STATE_TOPIC, Row, dead_record, event_record, state_record
@@ -33,6 +34,8 @@ GATHERED = 0.005
 """Seconds for which events gather where nobody waits for their echo: the next stage's call goes first, and events share a request to Kafka."""
 REMOVED_EVERY = 0.2
 """Seconds for which published rows gather before they are taken away: one statement, and a tenant's journal entries in one record."""
+SENT_AT_ONCE = 16
+"""Records that are made and handed to the producer before whoever else has something to do comes in between: two milliseconds' worth."""
 Changed = dict[UUID, list[int]]
 """Runs whose state is to be told, with the outbox rows that say so."""
 _STATES = "select run_id, run_state(r) from runs r where run_id = any($1)"
@@ -210,7 +213,7 @@ class Outbox:
         """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow."""
         dead = await self._dead_letters(rows)
         waiting: list[tuple[Row, asyncio.Future[Any] | None]] = []
-        for row in rows:
+        async for row in calmly(rows, at_once=SENT_AT_ONCE):
             try:
                 waiting.append((row, await self._send_event(row, dead)))
             except _FOR_GOOD as error:
@@ -246,7 +249,7 @@ class Outbox:
         """Send the states read from the ledger; gives the ids of the rows that asked for them. A run that is gone has no state to tell."""
         now = datetime.now(UTC)
         waiting, failed = [], set[UUID]()
-        for _, state in found:
+        async for _, state in calmly(found, at_once=SENT_AT_ONCE):
             record, run_id = state_record(state, now), UUID(state["run_id"])
             try:
                 waiting.append((run_id, await self._producer.send(STATE_TOPIC, record.value, record.key, headers=record.headers)))

@@ -14,6 +14,8 @@ from streams.ledger.queries import queries
 
 AT_ONCE = 20
 """Verdicts that change incidents in one transaction; their tenants are locked until its end."""
+QUIET_AT_ONCE = 50
+"""Verdicts that change none, in one statement."""
 _SQL = queries("quality.sql")
 
 
@@ -29,8 +31,8 @@ async def keep(connection: Connection, events: Sequence[DqEvaluated], decide: De
         else:
             kept[event.run_id] = _decided(changes)
             quiet.append(event)
-    if quiet:
-        await connection.fetch(_SQL["keep"], *_columns(quiet, kept, now))
+    for start in range(0, len(quiet), QUIET_AT_ONCE):
+        await connection.fetch(_SQL["keep"], *_columns(quiet[start : start + QUIET_AT_ONCE], kept, now))
     loud.sort(key=lambda event: event.tenant_id)
     for start in range(0, len(loud), AT_ONCE):
         kept |= await _keep_locked(connection, loud[start : start + AT_ONCE], decide, now)
