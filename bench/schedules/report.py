@@ -22,6 +22,7 @@ def table(whole: dict[str, Any]) -> str:
             once["last_in_ledger_s"] <= 5,
         ),
         ("due in the same second: the last request on Kafka after", f"{once['last_s']:g} s", "at most 5 s", once["last_s"] <= 5),
+        ("due in the same second: CPU until then", _cpu(once["cpu_s"]), "", None),
         (
             "spread, one of three workers killed: tenants asked, asked twice",
             f"{spread['tenants']:,}, {spread['twice']}",
@@ -52,6 +53,12 @@ def table(whole: dict[str, Any]) -> str:
     said = {True: ": met", False: ": missed", None: ""}
     made = [measured(whole), "", "| what | figure | target |", "|---|---|---|"]
     return "\n".join(made + [f"| {what} | {figure} | {target}{said[met]} |" for what, figure, target, met in rows])
+
+
+def _cpu(spent: dict[str, float]) -> str:
+    """Who used the cores, those that share a job together."""
+    jobs = (("workers", "worker"), ("PostgreSQL", "postgres"), ("Kafka", "kafka"), ("the reader", "reader"))
+    return ", ".join(f"{name} {sum(seconds for part, seconds in spent.items() if part.startswith(begin)):.1f} s" for name, begin in jobs)
 
 
 def _all_once(found: dict[str, Any]) -> bool:
