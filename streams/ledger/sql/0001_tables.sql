@@ -108,7 +108,8 @@ create table steps (
     finished_at  timestamptz,
     primary key (run_id, stage)
 ) with (fillfactor = 60);
-create index steps_due on steps (due_at) where worker is null and state in ('ready', 'waiting');
+create index steps_due on steps (due_at) where worker is null and state = 'ready';
+create index steps_waiting on steps (due_at) where worker is null and state = 'waiting';   -- apart: a long queue is not to be read for the jobs to be asked after
 create index steps_leased on steps (worker) where worker is not null;
 create index steps_queued on steps (class, turn) where worker is null and state = 'ready';
 create index steps_limited on steps (limit_name, class, turn) where worker is null and state = 'ready' and limit_name is not null;

@@ -70,8 +70,8 @@ declare v_name text; v_of text; v_most integer; v_n integer; v_step steps; v_lef
         v_room integer := p_room;   -- places of limits are few: they come on top
         v_more integer := coalesce(p_more, p_room); v_busy text[] := p_busy;
 begin
-    perform 1 from steps where worker is null and state in ('ready', 'waiting') and due_at <= p_now limit 1;
-    if not found then return; end if;
+    if coalesce(least((select min(due_at) from steps where worker is null and state = 'ready'),
+                      (select min(due_at) from steps where worker is null and state = 'waiting')), 'infinity') > p_now then return; end if;
 
     return query
     with due as (

@@ -136,14 +136,15 @@ create function release_slots(p_pipeline text, p_tenant text, p_now timestamptz)
 $$;
 
 -- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say. Plans are pinned to index look-ups:
--- ten thousand slots may have come since anybody counted rows, and a plan for a handful would read all of them for each.
+-- ten thousand slots may have come since anybody counted rows, and a plan for a handful would read all of them for each. `offset 0` keeps the head's two keys
+-- together: a plan made when there was no head looked for them by the pipeline alone, in every slot.
 create function due_slots(p_now timestamptz, p_most integer)
 returns table (schedule_id uuid, tenant_id text, due timestamptz, name text, pipeline text, overlap text, request jsonb, busy boolean, paused boolean) language sql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_sort = off as $$
     select s.schedule_id, s.tenant_id, s.due, c.name, c.pipeline, case when s.backfill_id is null then c.overlap else 'queue' end, c.request,
         coalesce(h.active_run is not null, false), exists (select 1 from pauses where ended_at is null) and is_paused(s.tenant_id, c.pipeline)
     from slots s join schedules c using (schedule_id)
-    left join pipeline_heads h on h.tenant_id = s.tenant_id and h.pipeline = c.pipeline
+    left join lateral (select * from pipeline_heads where tenant_id = s.tenant_id and pipeline = c.pipeline offset 0) h on true
     where s.state = 'due' and s.fire_at <= p_now and not ((c.overlap = 'queue' or s.backfill_id is not null) and h.pending_run is not null)
     order by s.fire_at limit p_most for update of s skip locked
 $$;
