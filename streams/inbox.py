@@ -41,24 +41,36 @@ class Inbox:
         self._cluster, self._worker = cluster, worker
         self._settings = pipelines.settings.runtime
         self._echoes: list[Item] = []
-        self._strangers: dict[UUID, tuple[Arrived, Received]] = {}
+        self._strangers: dict[UUID, Arrived] = {}
         self._settled = asyncio.Event()
 
     def skim(self, record: Arrived) -> bool:
-        """Whether it is the echo of what this worker published, the common case by far: then nothing of it is worth decoding."""
-        if self._settings.eager and (said := own_id(record)) and said in self._outbox.recent:
+        """Whether it says that it is the echo of what a worker published, the common case by far: then nothing of it is worth decoding.
+
+        Another worker's, and one from before a restart, is looked up in bulk, off the acknowledgement's way.
+        """
+        said = own_id(record) if self._settings.eager else None
+        if said is None:
+            return False
+        if said in self._outbox.recent:
             self._cover(record)
             return True
-        return False
+        try:
+            event_id = UUID(said)
+        except ValueError:
+            return False
+        if len(self._strangers) >= MOST_STRANGERS:
+            return False
+        self._strangers[event_id] = record
+        return True
 
     async def take(self, record: Arrived) -> None:
         """Record it durably; returning is the acknowledgement."""
         point("inbox.received")
         if self.skim(record):
             return
-        origin = Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp_ms)
         try:
-            received = decode(record.key, record.value, record.headers, origin)
+            received = self._decode(record)
         except Refused as refusal:
             await self.bury(record, refusal)
             return
@@ -69,6 +81,10 @@ class Inbox:
         else:
             await self.bury(record, not_ours(record, received.event.tenant_id))
         point("inbox.recorded")
+
+    def _decode(self, record: Arrived) -> Received:
+        origin = Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp_ms)
+        return decode(record.key, record.value, record.headers, origin)
 
     async def _record(self, record: Arrived, received: Received) -> None:
         item = foreign_item(self._pipelines, received, worker=self._executor.worker_for_next)
@@ -106,8 +122,8 @@ class Inbox:
         """Our own event comes back: a no-op, unless eager hand-over is off and a step waits for it."""
         if str(received.meta.id) in self._outbox.recent:
             self._cover(record)
-        else:  # another worker's, or from before a restart: looked up in bulk, off the acknowledgement's way
-            self._strangers[received.meta.id] = (record, received)
+        else:
+            self._strangers[received.meta.id] = record
             if len(self._strangers) > MOST_STRANGERS:  # an outage of the ledger: bounded memory, and Kafka waits
                 self._settled.clear()
                 await self._settled.wait()
@@ -157,13 +173,17 @@ class Inbox:
         if not strangers:
             return
         known = await self._ledger.known(list(strangers))
-        for event_id, (record, received) in strangers.items():
+        for event_id, record in strangers.items():
             if self._strangers.pop(event_id, None) is None:
                 continue
             if event_id in known:
                 self._cover(record)
-            else:
-                await self.bury(record, not_ours(record, received.event.tenant_id))
+                continue
+            try:
+                refusal = not_ours(record, self._decode(record).event.tenant_id)
+            except Refused as flaw:
+                refusal = flaw
+            await self.bury(record, refusal)
         self._settled.set()
 
     async def bury(self, record: Arrived, refusal: Refused) -> None:
