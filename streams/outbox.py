@@ -167,7 +167,8 @@ class Outbox:
             if not changed:
                 continue
             try:
-                self._published += await self._send_states(await self._connection.fetch(_STATES, list(changed)), changed)
+                told = await self._send_states(await self._connection.fetch(_STATES, list(changed)), changed)
+                self._published += told  # apart from the awaiting: the list is taken away and begun anew meanwhile
                 self._done.set()
             except Exception as error:
                 log.warning("states of runs are left to the outbox's sweep", runs=len(changed), error=repr(error))

@@ -1,5 +1,6 @@
 """Who publishes a row of the outbox: the worker that has it in hand as long as it lives, else whoever sweeps first."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from streams.ledger.connection import Connection
 from streams.outbox import FORGOTTEN, Outbox
+from streams.records import STATE_TOPIC
 from tests.travel import Road
 
 LEFT = 7.5
@@ -24,20 +26,40 @@ class Left:
         self.connections = [self.mine, sweeping]
         self.outbox = Outbox(self.road, self.mine, sweeping, worker=self.me, unheard=LEFT)
 
-    async def row(self, worker: UUID | None, *, age: float = 10) -> dict[str, Any]:
-        """A row that a worker put there."""
+    async def row(self, worker: UUID | None, *, age: float = 10, run: UUID | None = None) -> dict[str, Any]:
+        """A row that a worker put there; `run`: whose state is to be told."""
         theirs = Connection(self.dsn, worker=worker)
-        emit = "select emit($1, 'training.requested', 'acme', null, null, 1, now(), null, '{}', false)"
-        row: dict[str, Any] = await theirs.value(emit, uuid4())
+        emit = "select emit($1, 'training.requested', 'acme', $2, null, 1, now(), null, '{}', $3)"
+        row: dict[str, Any] = await theirs.value(emit, uuid4(), run, run is not None)
         await theirs.fetch("update outbox set created_at = clock_timestamp() - make_interval(secs => $2) where id = $1", row["id"], age)
         await theirs.close()
         return row
+
+    async def gone(self, row: dict[str, Any]) -> None:
+        """Until the row is taken away."""
+        async with asyncio.timeout(20):
+            while await self.mine.fetch("select 1 from outbox where id = $1", row["id"]):  # noqa: ASYNC110  # another task's statement
+                await asyncio.sleep(0.01)
 
     async def worker(self, lease: float) -> UUID:
         """Another worker whose lease runs for so many seconds more."""
         worker = uuid4()
         await self.mine.fetch("select join_slot($1, 1, 'test', 1, $2)", worker, lease)
         return worker
+
+
+class SlowStates(Road):
+    """Takes a run's state only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def send(self, topic: str, *args: Any, **more: Any) -> "asyncio.Future[Any]":
+        if topic == STATE_TOPIC:
+            self.asked.set()
+            await self.let.wait()
+        return await super().send(topic, *args, **more)
 
 
 @pytest.fixture
@@ -76,3 +98,23 @@ async def test_a_worker_finds_what_it_lost_itself_and_waits_for_what_it_has_in_h
     await left.row(left.me)
     assert await left.outbox.sweep() == 1
     assert await left.outbox.sweep() == 0
+
+
+async def test_what_is_published_while_a_state_is_told_is_taken_away_too(left: Left) -> None:
+    road, run = SlowStates(), uuid4()
+    outbox = Outbox(road, *left.connections, worker=left.me, unheard=LEFT)
+    sql = "insert into runs (run_id, tenant_id, pipeline, pipeline_version, state, request, request_id, causes, version, requested_at) "
+    await left.mine.fetch(sql + "values ($1, 'acme', 'training', '1', 'running', '{}', $1, 1, 1, now())", run)
+    parts = [asyncio.create_task(part) for part in (outbox.run(), outbox.run_states(), outbox.run_removal())]
+    outbox.publish([await left.row(left.me, run=run)])
+    await road.asked.wait()
+    before, meanwhile = await left.row(left.me), await left.row(left.me)
+    outbox.publish([before])
+    await left.gone(before)
+    outbox.publish([meanwhile])
+    while len(road.log["training.requested"]) < 3:  # noqa: ASYNC110  # another task publishes it
+        await asyncio.sleep(0.001)
+    road.let.set()
+    await left.gone(meanwhile)
+    await outbox.stop()
+    await asyncio.wait_for(asyncio.gather(*parts), 20)
