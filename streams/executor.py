@@ -1,6 +1,7 @@
 """Runs the steps this worker holds: body, policy, commit, and on to the next step that the commit leased to it."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +23,13 @@ from streams.step import LeaseLost, Step, current
 
 log = structlog.get_logger(__name__)
 
-COMMITTED_AT_ONCE = 10
-"""Steps of a batch: what others hand over meanwhile waits for so many, not for all of them."""
+COMMITTED_AT_ONCE = 25
+"""Steps of a batch: what others hand over meanwhile waits for so many, not for all of them …"""
+BESIDE_OTHERS = 5
+"""… and for so many while there are others: single steps, in the last `LATELY` seconds."""
+PAUSE = 3.0
+"""What follows from a commit goes on the same event loop as theirs: after each slice they have it for so many times as long as that took."""
+LATELY = 1.0
 
 
 class InHand(NamedTuple):
@@ -64,6 +70,7 @@ class Executor:
         self._settings = pipelines.settings.runtime
         self._running: dict[tuple[UUID, str], InHand] = {}
         self._cpu_steps = 0
+        self._single_at = -math.inf
         self.room_made = asyncio.Event()
         """Set whenever a step ended: the dispatcher may claim again."""
         self.draining = False
@@ -138,6 +145,7 @@ class Executor:
             task = asyncio.current_task()
             assert task is not None
             self._running[key] = InHand(task, f"{step.tenant_id} {step.pipeline}")
+            self._single_at = asyncio.get_running_loop().time()
             heavy = step.stage in self._pipelines.cpu_stages
             self._cpu_steps += heavy
             following: Leased | None = None
@@ -161,6 +169,9 @@ class Executor:
                 return self._begin(following)
             step = following
         return None
+
+    def _has_others(self) -> bool:
+        return asyncio.get_running_loop().time() - self._single_at < LATELY
 
     def _is_batch(self, step: Leased) -> bool:
         return step.stage in self._pipelines.batch_stages
@@ -190,26 +201,30 @@ class Executor:
     async def _carry_batch(self, steps: list[Leased], stage: Stage) -> None:
         """One call for many steps; each is committed by itself and goes on by itself."""
         pipeline = self._pipelines.by_name[steps[0].pipeline]
+        answers: list[Leased | BaseException | None] = []
         try:
             items = await self._attempts.many(steps, stage)
             for step, item in zip(steps, items, strict=True):
                 _say(step, item)
-            answers: list[Leased | BaseException | None] = []
-            loop = asyncio.get_running_loop()
-            for start in range(0, len(steps), COMMITTED_AT_ONCE):
-                began, some = loop.time(), zip(steps[start : start + COMMITTED_AT_ONCE], items[start : start + COMMITTED_AT_ONCE], strict=True)
+            place = self._running[steps[0].key]
+            left, loop = list(zip(steps, items, strict=True)), asyncio.get_running_loop()
+            while left:
+                began, most = loop.time(), BESIDE_OTHERS if self._has_others() else COMMITTED_AT_ONCE
+                some, left = left[:most], left[most:]
                 answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
-                if self.busy:
-                    await asyncio.sleep(loop.time() - began)  # every second turn is theirs
+                self._running |= {each.key: place for each in answers[-len(some) :] if isinstance(each, Leased)}  # begun below, all together
+                if self._has_others():
+                    await asyncio.sleep(PAUSE * (loop.time() - began))
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return
         except asyncio.CancelledError:
-            await asyncio.gather(*(self._give_back(step) for step in steps))
+            await asyncio.gather(*(self._give_back(each) for each in (*steps, *answers) if isinstance(each, Leased)))
             return
         finally:
-            for step in steps:
-                self._running.pop(step.key, None)
+            for each in (*steps, *answers):
+                if isinstance(each, Leased):
+                    self._running.pop(each.key, None)
             self.room_made.set()
         self._begin(*(answer for answer in answers if isinstance(answer, Leased)))
         for answer in answers:

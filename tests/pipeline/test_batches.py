@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from schemas.quality import DqDecided, DqEvaluated
+from schemas.quality import DqDecided, DqEvaluated, DqTick
 from streams.stage import Pipeline, stage
-from tests.pipeline.toy import QUALITY, RETRY, Neighbours, measure
+from tests.pipeline.toy import QUALITY, RETRY, Neighbours, measure, validate
 from tests.travel import Travel, travelling
 
 
@@ -73,6 +73,46 @@ async def test_what_one_batch_did_the_next_goes_on_with_together(ledger_dsn: str
         batches = travel.services.batches
         measured, told = [each for each in batches if each[0] != "told"], [each[1:] for each in batches if each[0] == "told"]
         assert sorted(map(sorted, told)) == sorted(map(sorted, measured))
+
+
+@stage(batch=400, retry=RETRY)
+async def measure_all(events: list[DqTick], use: Neighbours) -> list[DqEvaluated]:
+    """As many as there are."""
+    use.batches.append([event.key for event in events])
+    return [event.then(DqEvaluated, verdict="pass") for event in events]
+
+
+async def test_a_single_run_that_comes_while_a_great_batch_is_committed_is_over_before_it(ledger_dsn: str) -> None:
+    pipelines = (Pipeline("quality", (measure_all,), version="1"), Pipeline("training", (validate,), version="1"))
+    async with travelling(Travel(ledger_dsn, pipelines, Neighbours())) as travel:
+        await add(travel, *(f"t-{n:03}" for n in range(400)))
+        travel.road.put("dq.tick", b"{}")
+        while not travel.services.batches:  # noqa: ASYNC110  # told by the stage
+            await asyncio.sleep(0.001)
+        travel.request("acme")
+        runs = await travel.over(401, within=60)
+        [single] = [run for run in runs if run["tenant_id"] == "acme"]
+        assert sum(run["finished_at"] > single["finished_at"] for run in runs) > 100
+
+
+@stage(batch=400, retry=RETRY)
+async def tell_all(events: list[DqEvaluated], use: Neighbours) -> list[DqDecided]:
+    """A second stage for as many."""
+    use.batches.append(["told", *(event.key for event in events)])
+    return [event.then(DqDecided, verdict=event.verdict) for event in events]
+
+
+async def test_what_follows_a_great_batch_is_not_taken_for_forgotten_while_the_batch_is_committed(
+    ledger_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.dispatch.REAP_EVERY", 0.02)  # whoever looks so often sees every step twice before the batch is over
+    pipeline = Pipeline("quality", (measure_all, tell_all), version="1")
+    async with travelling(Travel(ledger_dsn, (pipeline,), Neighbours())) as travel:
+        await add(travel, *(f"t-{n:03}" for n in range(300)))
+        travel.road.put("dq.tick", b"{}")
+        await travel.over(300, within=60)
+        told = [each for each in travel.services.batches if each[0] == "told"]
+        assert len(told) <= len(travel.services.batches) - len(told)
 
 
 async def test_a_tick_for_one_tenant_measures_that_tenant(travel: Travel) -> None:
