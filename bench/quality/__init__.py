@@ -52,6 +52,12 @@ class Ticks:
         self._trained = 0
 
     async def tick(self, tenants: Sequence[str], *, slot: datetime | None = None) -> dict[str, float]:
+        """A tick, and then everything that follows from it."""
+        took = await self.judged(tenants, slot=slot)
+        await self.over()
+        return took
+
+    async def judged(self, tenants: Sequence[str], *, slot: datetime | None = None) -> dict[str, float]:
         """Every tenant measured and judged: seconds from the first record to the last verdict, and the worker's greatest memory meanwhile."""
         began, at = time.monotonic(), await self._ledger.fetchval("select clock_timestamp()")
         for tenant in tenants:
@@ -65,7 +71,6 @@ class Ticks:
                     peak = max(peak, processes.pss(self.world.parts["worker-1"]))
                 await asyncio.sleep(0.1)
             seconds = time.monotonic() - began
-        await self.over()
         return {"seconds": round(seconds, 2), "worker_and_pool_mib": round(peak, 1)}
 
     async def verdicts(self, tenants: Sequence[str]) -> dict[str, int]:
@@ -136,9 +141,10 @@ async def quality(world: World, words: Sequence[str]) -> None:
         say(f"full tick: {full}; verdicts {verdicts}")
         calm = await ours.hand_overs(None)
         say(f"hand-overs without a tick: {calm}")
-        ticking = asyncio.ensure_future(ours.tick(tenants))
-        busy = await ours.hand_overs(ticking)
+        ticking = asyncio.ensure_future(ours.judged(tenants))
+        busy = await ours.hand_overs(ticking)  # to the last verdict, and no longer
         beside = await ticking
+        await ours.over()
         say(f"hand-overs during a tick: {busy}; the tick: {beside}")
         await warehouse.analyse(dsn)
         scheduled = [{"new_rows": 0, **await ours.tick(tenants, slot=datetime.now(UTC))}]
