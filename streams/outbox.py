@@ -30,7 +30,7 @@ FORGOTTEN = 60.0
 """Seconds after which it is, whoever has it."""
 STATES_EVERY = 0.2
 """Seconds for which changes of a run gather before its state is told."""
-GATHERED = 0.005
+GATHERED = 0.025
 """Seconds for which events gather where nobody waits for their echo: the next stage's call goes first, and events share a request to Kafka."""
 REMOVED_EVERY = 0.2
 """Seconds for which published rows gather before they are taken away: one statement, and a tenant's journal entries in one record."""
