@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 REAP_EVERY = 2.0
 BREATH = 0.02
 """Seconds after a claim that found nothing: in a burst something ends every millisecond, and what follows it was mostly handed over."""
-FILLED = 0.25
+FILLED = 0.125
 """Share of a worker's places up to which a tenant's pipeline gets a second one: the others are for whoever comes with a first."""
 
 
