@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-import orjson
+from streams.ledger.told import told
 
 Item = dict[str, Any]
 
@@ -18,23 +18,6 @@ def answer(item: Item, row: Any, now: datetime) -> Item:
         "causes": [item["event_id"]],
         "round": 1,
     }
-    asked = _told(item, row["asked_outbox"], item["event_id"], item["topic"], None, row["seq"] - 1, item["data"], now)
-    told = _told(item, row["outbox_id"], item["accepted_id"], "run.accepted", item["event_id"], row["seq"], value, now)
-    return {"result": "run", "run_id": str(item["run_id"]), "outbox": [asked, told | {"state": True}]}
-
-
-def _told(item: Item, row_id: int, event_id: Any, topic: str, causation: Any, seq: int, data: Item, now: datetime) -> Item:
-    """The row that stands in the outbox."""
-    return {
-        "id": row_id,
-        "event_id": str(event_id),
-        "topic": topic,
-        "tenant_id": item["tenant"],
-        "run_id": str(item["run_id"]),
-        "causation": str(causation) if causation else None,
-        "seq": seq,
-        "at": now.isoformat(),
-        "traceparent": item.get("traceparent"),
-        "value": orjson.dumps(data).decode(),
-        "state": False,
-    }
+    asked = told(item, row["asked_outbox"], item["event_id"], item["topic"], row["seq"] - 1, now, item["data"], state=False)
+    accepted = told(item, row["outbox_id"], item["accepted_id"], "run.accepted", row["seq"], now, value, causation=item["event_id"])
+    return {"result": "run", "run_id": str(item["run_id"]), "outbox": [asked, accepted]}

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-import orjson
+from streams.ledger.told import told
 
 Item = dict[str, Any]
 SQL = "select * from hand_over($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
@@ -39,29 +38,11 @@ def columns(usual: Sequence[Item], now: datetime) -> list[Any]:
 
 def answer(item: Item, row: Any, now: datetime) -> Item:
     """What became of an item that `hand_over` carried out, as `commit_step` would say it."""
-    at = now.isoformat()
-    told = _told(item, row["outbox_id"], item["event_id"], item["output_type"], row["seq"], at, item["output"], item["input_id"])
+    given = told(item, row["outbox_id"], item["event_id"], item["output_type"], row["seq"], now, item["output"], causation=item["input_id"])
     if row["finished"] is not None:
-        over = _told(item, row["finished_outbox"], item["finish_id"], "run.finished", row["seq"] + 1, at, row["finished"], None)
-        return {"result": "finished", "outbox": [told, over]}
-    result: Item = {"result": "next", "outbox": [told]}
+        over = told(item, row["finished_outbox"], item["finish_id"], "run.finished", row["seq"] + 1, now, row["finished"])
+        return {"result": "finished", "outbox": [given, over]}
+    result: Item = {"result": "next", "outbox": [given]}
     if row["leased"]:
         result["begun"] = (row["next_round"], row["next_fence"])
     return result
-
-
-def _told(item: Item, row_id: int, event_id: UUID, topic: str, seq: int, at: str, data: Any, causation: UUID | None) -> Item:
-    """The row that stands in the outbox."""
-    return {
-        "id": row_id,
-        "event_id": str(event_id),
-        "topic": topic,
-        "tenant_id": item["tenant"],
-        "run_id": str(item["run_id"]),
-        "causation": str(causation) if causation else None,
-        "seq": seq,
-        "at": at,
-        "traceparent": item["traceparent"],
-        "value": orjson.dumps(data).decode(),
-        "state": True,
-    }

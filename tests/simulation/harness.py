@@ -43,7 +43,7 @@ class Storm:
         )
 
 
-def storm(server: Server, seeds: list[int], *, seconds: float = float("inf"), mutant: str | None = None, stop_at_first: bool = False) -> Storm:
+def storm(server: Server, seeds: list[int], *, seconds: float = float("inf"), mutant: str | None = None, stop_at: tuple[str, ...] = ()) -> Storm:
     """Run the seeds, as many as the time allows; a mutant breaks the runtime of these processes before."""
     os.environ["PYTHONHASHSEED"] = "0"  # a set's order is nobody's choice
     began = time.monotonic()
@@ -51,19 +51,19 @@ def storm(server: Server, seeds: list[int], *, seconds: float = float("inf"), mu
     shares = [seeds[number::PROCESSES] for number in range(PROCESSES)]
     with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
         dsns = [server.ledger(f"lane{number}") for number in range(PROCESSES)]
-        jobs = [pool.submit(run_lane, dsn, share, until, mutant, stop_at_first) for dsn, share in zip(dsns, shares, strict=True) if share]
+        jobs = [pool.submit(run_lane, dsn, share, until, mutant, stop_at) for dsn, share in zip(dsns, shares, strict=True) if share]
         reports = [report for job in jobs for report in job.result()]
     return Storm(sorted(reports, key=lambda report: report.seed), time.monotonic() - began)
 
 
-def run_lane(dsn: str, seeds: list[int], until: float, mutant: str | None, stop_at_first: bool) -> list[Report]:
+def run_lane(dsn: str, seeds: list[int], until: float, mutant: str | None, stop_at: tuple[str, ...]) -> list[Report]:
     """One process's share."""
     if mutant is None:
-        return run_seeds(dsn, seeds, until=until, stop_at_first=stop_at_first)
+        return run_seeds(dsn, seeds, until=until, stop_at=stop_at)
     from tests.simulation.mutants import MUTANTS
 
     MUTANTS[mutant].break_it(dsn)
-    return run_seeds(dsn, seeds, until=until, stop_at_first=stop_at_first, harsh=MUTANTS[mutant].harsh)
+    return run_seeds(dsn, seeds, until=until, stop_at=stop_at, harsh=MUTANTS[mutant].harsh)
 
 
 def fresh_seeds(count: int) -> list[int]:

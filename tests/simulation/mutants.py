@@ -130,7 +130,7 @@ MUTANTS: dict[str, Mutant] = {
     "no_fence": Mutant(no_fence, "I2 I3 I4", {"crash": 0.02, "freeze": 0.5, "slow": 0.5, "fails": 0.0}),
     "no_dedupe": Mutant(no_dedupe, "I1", {"redeliver": 0.8, "rebalance": 0.5}),
     "forget_early_completions": Mutant(forget_early_completions, "I1", {"early": 0.9, "no_callback": 0.0, "refuses": 0.0}),
-    "acknowledge_first": Mutant(acknowledge_first, "I1 I7", {"crash": 0.3, "kill": 0.3, "database_outage": 0.3}),
+    "acknowledge_first": Mutant(acknowledge_first, "I1", {"crash": 0.3, "kill": 0.3, "database_outage": 0.3}),
     "no_offset_check": Mutant(no_offset_check, "I1 I7", {"skip": 0.8, "rebalance": 0.5}),
     "no_reaper": Mutant(no_reaper, "I4", _CRASHES),
     "no_sweep": Mutant(no_sweep, "I7", _CRASHES | {"send_fails": 0.4}),

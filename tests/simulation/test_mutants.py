@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(400)]
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_runtime_is_caught(server: Server, name: str) -> None:
-    result = storm(server, list(SEEDS), seconds=150, mutant=name, stop_at_first=True)
-    said = [violation for report in result.bad for violation in report.violations]
     wanted = tuple(f"{invariant}:" for invariant in MUTANTS[name].invariants.split())
+    result = storm(server, list(SEEDS), seconds=150, mutant=name, stop_at=wanted)
+    said = [violation for report in result.bad for violation in report.violations]
     assert any(violation.startswith(wanted) for violation in said), f"the mutant {name} was not caught by {result}; what was said: {said[:5]}"
