@@ -21,6 +21,8 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 Take = Callable[[Arrived], Awaitable[None]]
+Settle = Callable[[], Awaitable[None]]
+"""Returns when nothing of what was taken before is only in memory."""
 _QUIET_READS = 3
 """Fetches of a second each that bring nothing before the rest of a gap is taken for empty."""
 _NOTE = """
@@ -49,8 +51,8 @@ select advance($1, $2, $3, $4)
 class Gaps:
     """Finds and closes gaps on the topics that the agents read."""
 
-    def __init__(self, settings: Settings, topics: list[str], take: Take) -> None:
-        self._settings, self._topics, self._take = settings, topics, take
+    def __init__(self, settings: Settings, topics: list[str], take: Take, settle: Settle) -> None:
+        self._settings, self._topics, self._take, self._settle = settings, topics, take, settle
         self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
         self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
         self._before: dict[tuple[str, int], int] = {}
@@ -115,6 +117,7 @@ class Gaps:
             return False
         [row] = rows
         how = await self._read_again(consumer, TopicPartition(row["topic"], row["partition"]), row["first"], row["past"])
+        await self._settle()
         await self._connection.fetch(_CLOSE, row["topic"], row["partition"], row["first"], row["past"], how)
         metrics.gaps.labels(row["topic"], how).inc()
         say = log.error if how == "expired" else log.info

@@ -6,6 +6,8 @@ except `Stopped` when the worker stops while the ledger is away: then the record
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -16,7 +18,7 @@ from schemas.context import Origin
 from streams import metrics
 from streams.executor import Executor
 from streams.faultpoints import point
-from streams.items import Arrived, Item, covers, dead_item, foreign_item, not_ours, place, refusal_sentence
+from streams.items import Arrived, Item, Where, covers, dead_item, foreign_item, not_ours, place, refusal_sentence
 from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger, merge_offsets
@@ -33,16 +35,34 @@ ECHO_FLUSH = 0.5
 """Seconds between two flushes of the echoes' watermark."""
 
 
+class Stranger(NamedTuple):
+    """A record that says it is ours and that this worker did not publish lately."""
+
+    event_id: UUID
+    record: Arrived
+
+
 class Inbox:
     """Takes records, one after the other or many at once, and gives each its fate."""
 
-    def __init__(self, pipelines: Pipelines, ledger: Ledger, outbox: Outbox, executor: Executor, *, cluster: str, worker: UUID) -> None:
+    def __init__(
+        self,
+        pipelines: Pipelines,
+        ledger: Ledger,
+        outbox: Outbox,
+        executor: Executor,
+        *,
+        cluster: str,
+        worker: UUID,
+        held: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`held`: there is more pressing work than settling echoes."""
         self._pipelines, self._ledger, self._outbox, self._executor = pipelines, ledger, outbox, executor
-        self._cluster, self._worker = cluster, worker
+        self._cluster, self._worker, self._held = cluster, worker, held
         self._settings = pipelines.settings.runtime
         self._echoes: list[Item] = []
-        self._strangers: dict[UUID, Arrived] = {}
-        self._settled = asyncio.Event()
+        self._strangers: dict[Where, Stranger] = {}
+        self._settling, self._settled = asyncio.Lock(), asyncio.Event()
 
     def skim(self, record: Arrived) -> bool:
         """Whether it says that it is the echo of what a worker published, the common case by far: then nothing of it is worth decoding.
@@ -61,7 +81,7 @@ class Inbox:
             return False
         if len(self._strangers) >= MOST_STRANGERS:
             return False
-        self._strangers[event_id] = record
+        self._strangers[record.where] = Stranger(event_id, record)
         return True
 
     async def take(self, record: Arrived) -> None:
@@ -123,7 +143,7 @@ class Inbox:
         if str(received.meta.id) in self._outbox.recent:
             self._cover(record)
         else:
-            self._strangers[received.meta.id] = record
+            self._strangers[record.where] = Stranger(received.meta.id, record)
             if len(self._strangers) > MOST_STRANGERS:  # an outage of the ledger: bounded memory, and Kafka waits
                 self._settled.clear()
                 await self._settled.wait()
@@ -154,6 +174,8 @@ class Inbox:
         """Bring the echoes' watermark into the ledger each half second; an outage is waited out."""
         while True:
             await asyncio.sleep(ECHO_FLUSH)
+            if self._held():
+                continue
             try:
                 await self.flush()
             except Exception as error:
@@ -168,23 +190,29 @@ class Inbox:
         await asyncio.gather(*(self._ledger.receive({"kind": "offsets", "covers": span}) for span in spans))
 
     async def settle_strangers(self) -> None:
-        """Look up who said the events that claim to be ours; the ones that nobody here said are dead letters (`not_ours`)."""
-        strangers = dict(self._strangers)
-        if not strangers:
-            return
-        known = await self._ledger.known(list(strangers))
-        for event_id, record in strangers.items():
-            if self._strangers.pop(event_id, None) is None:
-                continue
-            if event_id in known:
-                self._cover(record)
-                continue
-            try:
-                refusal = not_ours(record, self._decode(record).event.tenant_id)
-            except Refused as flaw:
-                refusal = flaw
-            await self.bury(record, refusal)
+        """Look up who said the events that claim to be ours; the ones that nobody here said are dead letters (`not_ours`).
+
+        Afterwards nothing that was read before is unsettled: one that is being settled by another task is waited for.
+        """
+        async with self._settling:
+            strangers = dict(self._strangers)
+            if not strangers:
+                return
+            known = await self._ledger.known(list({stranger.event_id for stranger in strangers.values()}))
+            for where, (event_id, record) in strangers.items():
+                if event_id in known:
+                    self._cover(record)
+                else:
+                    await self.bury(record, self._refusal(record))
+                del self._strangers[where]
         self._settled.set()
+
+    def _refusal(self, record: Arrived) -> Refused:
+        """Why a record that is not ours and says so is a dead letter: perhaps it is not even an event."""
+        try:
+            return not_ours(record, self._decode(record).event.tenant_id)
+        except Refused as flaw:
+            return flaw
 
     async def bury(self, record: Arrived, refusal: Refused) -> None:
         """Keep a record that cannot be used, whole and with the reason; the partition flows on."""

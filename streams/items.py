@@ -14,6 +14,8 @@ from streams.records import header_facts
 from streams.stage import Pipeline
 
 Item = dict[str, Any]
+Where = tuple[str, int, int]
+"""A record's topic, partition and offset."""
 KEPT_BYTES = 1 << 20
 """Of a dead letter's value; the rest is cut, its size and sha256 are kept."""
 
@@ -28,6 +30,10 @@ class Arrived(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+
+    @property
+    def where(self) -> Where:
+        return self.topic, self.partition, self.offset
 
 
 def foreign_item(pipelines: Pipelines, received: Received, *, worker: UUID | None) -> Item | None:

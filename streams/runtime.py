@@ -42,7 +42,7 @@ class Runtime:
         gather = GATHERED if settings.runtime.eager else 0
         self.outbox = Outbox(producer, outbox, sweep, worker=lease.worker, unheard=unheard, gather=gather, held=lambda: self.timers.behind)
         self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
-        self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker)
+        self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker, held=lambda: self.timers.behind)
         self.expander = Expander(pipelines, ledger, self.inbox)
         self.timers = Timers(pipelines, timers, ledger.clock, publish=self.outbox.publish, begin=self.executor.room_made.set)
         self.dispatcher = Dispatcher(pipelines, ledger, self.executor, lease.worker, held=lambda: self.timers.behind)

@@ -77,7 +77,7 @@ class WorkerApp(faust.App):
         self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
-        self.gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take)
+        self.gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers)
         stack.push_async_callback(self.gaps.close)
         sweeping = asyncio.create_task(self.gaps.run())
         stack.callback(sweeping.cancel)

@@ -36,7 +36,7 @@ class Worker:
         self.ledger = Ledger(world.settings.ledger, world.clock, worker=life.worker)
         services = world.services(life)
         self.runtime = Runtime(world.pipelines, services, self.ledger, SimProducer(life), lease=life, cpu=Room(), cluster="simulation")
-        self.gaps = Gaps(world.settings, world.pipelines.topics, self.runtime.inbox.take)
+        self.gaps = Gaps(world.settings, world.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers)
         self.heart = Connection(world.dsn, name="heart")
         self._side: list[asyncio.Task[Any]] = []
         self.ready = False
