@@ -10,7 +10,7 @@ import structlog
 from streams import metrics
 from streams.executor import Executor
 from streams.ledger.connection import is_conflict, is_outage
-from streams.ledger.ledger import Ledger
+from streams.ledger.ledger import Answer, Ledger
 from streams.pipelines import Pipelines
 from streams.stage import Stage
 
@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 REAP_EVERY = 2.0
 BREATH = 0.02
 """Seconds after a claim that found nothing: in a burst something ends every millisecond, and what follows it was mostly handed over."""
+CLAIMED_AT_ONCE = 50
+"""Steps of a batch in one answer of the ledger, which is decoded in one go: their events may be large."""
 FILLED = 0.125
 """Share of a worker's places up to which a tenant's pipeline gets a second one: the others are for whoever comes with a first."""
 
@@ -72,7 +74,13 @@ class Dispatcher:
         assert stage.batch is not None
         if self._executor.batches(stage) >= stage.at_once:
             return 0
-        rows = await self._ledger.claim(self._worker, stage.batch, self._pipelines.limits, only=[stage.name])
+        rows: list[Answer] = []
+        for start in range(0, stage.batch, CLAIMED_AT_ONCE):
+            most = min(CLAIMED_AT_ONCE, stage.batch - start)
+            some = await self._ledger.claim(self._worker, most, self._pipelines.limits, only=[stage.name])
+            rows += some
+            if len(some) < most:
+                break
         self._executor.take_batch(rows, stage)
         return len(rows)
 

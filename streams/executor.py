@@ -1,7 +1,6 @@
 """Runs the steps this worker holds: body, policy, commit, and on to the next step that the commit leased to it."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +12,7 @@ from schemas.states import RunState
 from streams import metrics
 from streams.attempt import Attempts
 from streams.faultpoints import point
+from streams.giveway import GiveWay
 from streams.ledger.groupcommit import ItemRefused, Stopped
 from streams.ledger.ledger import Answer, Ledger
 from streams.names import finish_event
@@ -26,10 +26,9 @@ log = structlog.get_logger(__name__)
 COMMITTED_AT_ONCE = 25
 """Steps of a batch: what others hand over meanwhile waits for so many, not for all of them …"""
 BESIDE_OTHERS = 5
-"""… and for so many while there are others: single steps, in the last `LATELY` seconds."""
+"""… and for so many while there are others in a hurry."""
 PAUSE = 3.0
 """What follows from a commit goes on the same event loop as theirs: after each slice they have it for so many times as long as that took."""
-LATELY = 1.0
 
 
 class InHand(NamedTuple):
@@ -70,7 +69,7 @@ class Executor:
         self._settings = pipelines.settings.runtime
         self._running: dict[tuple[UUID, str], InHand] = {}
         self._cpu_steps = 0
-        self._single_at = -math.inf
+        self.giving_way = GiveWay()
         self.room_made = asyncio.Event()
         """Set whenever a step ended: the dispatcher may claim again."""
         self.draining = False
@@ -145,7 +144,7 @@ class Executor:
             task = asyncio.current_task()
             assert task is not None
             self._running[key] = InHand(task, f"{step.tenant_id} {step.pipeline}")
-            self._single_at = asyncio.get_running_loop().time()
+            self.giving_way.hurried()
             heavy = step.stage in self._pipelines.cpu_stages
             self._cpu_steps += heavy
             following: Leased | None = None
@@ -169,9 +168,6 @@ class Executor:
                 return self._begin(following)
             step = following
         return None
-
-    def _has_others(self) -> bool:
-        return asyncio.get_running_loop().time() - self._single_at < LATELY
 
     def _is_batch(self, step: Leased) -> bool:
         return step.stage in self._pipelines.batch_stages
@@ -209,11 +205,11 @@ class Executor:
             place = self._running[steps[0].key]
             left, loop = list(zip(steps, items, strict=True)), asyncio.get_running_loop()
             while left:
-                began, most = loop.time(), BESIDE_OTHERS if self._has_others() else COMMITTED_AT_ONCE
+                began, most = loop.time(), BESIDE_OTHERS if self.giving_way.others else COMMITTED_AT_ONCE
                 some, left = left[:most], left[most:]
                 answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
                 self._running |= {each.key: place for each in answers[-len(some) :] if isinstance(each, Leased)}  # begun below, all together
-                if self._has_others():
+                if self.giving_way.others:
                     await asyncio.sleep(PAUSE * (loop.time() - began))
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))

@@ -7,6 +7,7 @@ except `Stopped` when the worker stops while the ledger is away: then the record
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import NamedTuple
 from uuid import UUID
 
@@ -113,7 +114,8 @@ class Inbox:
             return
         item |= place(record)
         try:
-            answer = await self._ledger.receive(item)
+            async with self._turn(item):
+                answer = await self._ledger.receive(item)
         except ItemRefused as refusal:
             await self.bury(
                 record,
@@ -128,6 +130,10 @@ class Inbox:
         self.follow(answer)
         if answer["result"] == "refused":
             await self.bury(record, Refused(answer["code"], refusal_sentence(answer["code"], received.event), received.event.tenant_id))
+
+    def _turn(self, item: Item) -> AbstractAsyncContextManager[None]:
+        gathers = item["kind"] == "request" and self._pipelines.by_name[item["pipeline"]].gathers
+        return self._executor.giving_way.turn() if gathers else nullcontext()
 
     def follow(self, answer: Answer) -> None:
         """Publish what the ledger put out, start the step it leased."""

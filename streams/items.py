@@ -42,8 +42,8 @@ def foreign_item(pipelines: Pipelines, received: Received, *, worker: UUID | Non
     if meta.type in pipelines.by_entry and event.tenant_id is not None:
         pipeline = pipelines.by_entry[meta.type]
         item = request_item(pipelines, pipeline, event, meta.id, meta.source, received.body_hash, meta.traceparent)
-        gathered = pipeline.stages[0].batch is not None  # the dispatcher claims many at once; leased here, each would be a call of its own
-        item |= {"worker": None if gathered else worker, "create": pipelines.settings.runtime.unknown_tenants == "create"}
+        # of what gathers the dispatcher claims many at once; leased here, each would be a call of its own
+        item |= {"worker": None if pipeline.gathers else worker, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     elif meta.type in pipelines.by_entry:
         item = expansion_item(pipelines.by_entry[meta.type], event, meta.id, meta.source, received.body_hash)
     elif meta.type in pipelines.completions and getattr(event, "job_id", None):

@@ -150,6 +150,8 @@ class Pipeline:
         self.name, self.version, self.stages = name, version, tuple(stages)
         self.by_name = {each.name: each for each in self.stages}
         self.entry = self.stages[0].takes
+        self.gathers = self.stages[0].batch is not None
+        """Whether runs begin many at a time: then a single one is in no hurry."""
         for before, after in zip(self.stages, self.stages[1:], strict=False):
             if not before.critical:
                 raise TypeError(

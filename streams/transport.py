@@ -20,8 +20,12 @@ log = structlog.get_logger(__name__)
 Take = Callable[[Arrived], Awaitable[None]]
 SESSION = 20
 """Seconds that Kafka keeps the partitions of a worker of which it hears nothing."""
-WINDOW = 64
+WINDOW = 16
 """Records of one topic on their way into the ledger at a time; acknowledged strictly in their order."""
+READ_AHEAD = 1000
+READ_AHEAD_BYTES = 4 << 20
+"""Records of one topic that are read and wait for their turn: Faust stops at the first buffer that is full, and a crowd on one topic is to keep
+nobody on another waiting."""
 
 
 def make_app(settings: Settings, *, slot: int, app_class: type[faust.App] = faust.App, skim: Skim = lambda _: False) -> faust.App:
@@ -72,37 +76,67 @@ def add_agents(app: faust.App, topics: list[str], take: Take, *, named: str = "i
 def _reader(take: Take) -> Callable[[Any], Awaitable[None]]:
     async def read(stream: Any) -> None:
         """Hand records to the inbox, a window of them at a time, and acknowledge each when all before it are recorded."""
-        window: deque[tuple[Any, asyncio.Task[None]]] = deque()
-        changed, room = asyncio.Event(), asyncio.Semaphore(WINDOW)
-        acker = asyncio.create_task(_acknowledge(window, changed, room))
+        ahead, turns = ReadAhead(), asyncio.Semaphore(WINDOW)
+        acker = asyncio.create_task(_acknowledge(ahead))
         try:
             async for event in stream.noack().events():
-                await room.acquire()
-                window.append((event, asyncio.create_task(_take(take, arrived(event.message)))))
-                changed.set()
+                record = arrived(event.message)
+                await ahead.room(len(record.value or b""))
+                ahead.add(event, asyncio.create_task(_take(take, record, turns)), len(record.value or b""))
         finally:
             acker.cancel()
 
     return read
 
 
-async def _acknowledge(window: deque[tuple[Any, asyncio.Task[None]]], changed: asyncio.Event, room: asyncio.Semaphore) -> None:
+class ReadAhead:
+    """Events of one topic that are read and not acknowledged yet, in their order."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[Any, asyncio.Task[None], int]] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Event()
+
+    async def room(self, size: int) -> None:
+        """Wait until one more of so many bytes may be read; a single one always may."""
+        while self._events and (len(self._events) >= READ_AHEAD or self._bytes + size > READ_AHEAD_BYTES):
+            await self._change()
+
+    def add(self, event: Any, task: "asyncio.Task[None]", size: int) -> None:
+        self._events.append((event, task, size))
+        self._bytes += size
+        self._changed.set()
+
+    async def first(self) -> tuple[Any, "asyncio.Task[None]"]:
+        """The oldest, as soon as there is one."""
+        while not self._events:
+            await self._change()
+        event, task, _ = self._events[0]
+        return event, task
+
+    def drop_first(self) -> None:
+        self._bytes -= self._events.popleft()[2]
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+async def _acknowledge(ahead: ReadAhead) -> None:
     while True:
-        if not window:
-            changed.clear()
-            await changed.wait()
-        event, task = window[0]
+        event, task = await ahead.first()
         if not task.done():
             await asyncio.wait({task})
-        window.popleft()
+        ahead.drop_first()
         event.ack()
-        room.release()
 
 
-async def _take(take: Take, record: Arrived) -> None:
+async def _take(take: Take, record: Arrived, turns: asyncio.Semaphore) -> None:
     """Record it, or end the process: the one way not to acknowledge an event is to be gone."""
     try:
-        await take(record)
+        async with turns:
+            await take(record)
     except Stopped:
         log.warning("stopping while the ledger is away; unread events are read again at the next start", topic=record.topic)
         os._exit(1)
