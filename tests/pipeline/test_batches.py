@@ -120,4 +120,4 @@ async def test_a_tick_for_one_tenant_measures_that_tenant(travel: Travel) -> Non
     travel.road.put("dq.tick", b'{"tenant_id": "acme"}')
     [run] = await travel.over()
     assert run["tenant_id"] == "acme"
-    assert travel.road.events("dq.evaluated")[0]["verdict"] == "pass"
+    assert (await travel.events("dq.evaluated"))[0]["verdict"] == "pass"
