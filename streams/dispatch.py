@@ -75,13 +75,15 @@ class Dispatcher:
         if self._executor.batches(stage) >= stage.at_once:
             return 0
         rows: list[Answer] = []
-        for start in range(0, stage.batch, CLAIMED_AT_ONCE):
-            most = min(CLAIMED_AT_ONCE, stage.batch - start)
-            some = await self._ledger.claim(self._worker, most, self._pipelines.limits, only=[stage.name])
-            rows += some
-            if len(some) < most:
-                break
-        self._executor.take_batch(rows, stage)
+        try:
+            for start in range(0, stage.batch, CLAIMED_AT_ONCE):
+                most = min(CLAIMED_AT_ONCE, stage.batch - start)
+                some = await self._ledger.claim(self._worker, most, self._pipelines.limits, only=[stage.name])
+                rows += some
+                if len(some) < most:
+                    break
+        finally:  # what it got before the ledger was gone is its to do
+            self._executor.take_batch(rows, stage)
         return len(rows)
 
     async def run_reaper(self) -> None:

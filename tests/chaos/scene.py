@@ -41,7 +41,10 @@ class Scene:
         """A worker that is at work, while another is too: where nobody is left to go on, nothing is to be seen of going on."""
         enough = min(2, len(self.town.workers))
         async with asyncio.timeout(PATIENCE):
-            while len(ready := [worker for worker in self.town.workers if worker.is_ready]) < enough:  # noqa: ASYNC110  # processes set no event
+            while len(ready := [worker for worker in self.town.workers if worker.is_ready]) < enough:
+                for worker in self.town.workers:
+                    if worker.gave_up:
+                        await worker.start()
                 await asyncio.sleep(0.05)
         return self.random.choice(ready)
 

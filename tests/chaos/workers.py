@@ -35,6 +35,8 @@ class Worker:
     process: asyncio.subprocess.Process | None = None
     started_at: float = 0.0
     lives: int = 0
+    killed: bool = False
+    """Whether this life was ended by `kill`."""
     _read: int = field(default=0)
 
     @property
@@ -51,6 +53,11 @@ class Worker:
         return self.process is not None and self.process.returncode is None
 
     @property
+    def gave_up(self) -> bool:
+        """Whether it ended without being told to, as one does that lost its slot; a supervisor would start it again."""
+        return self.process is not None and bool(self.process.returncode) and not self.killed
+
+    @property
     def is_ready(self) -> bool:
         """Whether this life is at work."""
         return self.running and READY.search(self.said()) is not None
@@ -63,7 +70,7 @@ class Worker:
         environment = clean_environment(self.environment)
         command = [sys.executable, "-m", *self.module, "worker", *flags]
         self.process = await spawn.spawn(command, self.log, life=spawn.Life(), env=environment, cwd=str(ROOT))
-        self.started_at, self.lives = time.monotonic(), self.lives + 1
+        self.started_at, self.lives, self.killed = time.monotonic(), self.lives + 1, False
 
     async def ready(self, patience: float = 60) -> None:
         """Return once this life says that it is ready, or has ended."""
@@ -91,6 +98,7 @@ class Worker:
 
     async def kill(self) -> None:
         """SIGKILL, also to a stopped one; returns when it is gone."""
+        self.killed = True
         if self.running:
             self.send(signal.SIGKILL)
             await self.ended()
