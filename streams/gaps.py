@@ -80,9 +80,9 @@ class Gaps:
 
     async def _sweep_with_consumer(self) -> None:
         consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.kafka.bootstrap, enable_auto_commit=False, auto_offset_reset="none")
-        async with asyncio.timeout(PATIENCE):
-            await consumer.start()
         try:
+            async with asyncio.timeout(PATIENCE):
+                await consumer.start()
             consumer.assign(self._partitions)
             consumer.pause(*self._partitions)
             while True:
