@@ -27,6 +27,8 @@ from tests.chaos.watch import Watch
 
 SCHEDULED = 6
 """Tenants with a schedule of their own."""
+NO_REUSE = httpx.Limits(max_keepalive_connections=0)
+"""A command to a stub must not meet a connection that the stub has just closed."""
 MAY_FAIL = frozenset[str]()
 """Codes of failures that the stub neighbours plant for good."""
 
@@ -61,7 +63,7 @@ async def staged(
         tasks = (asyncio.create_task(watch.run()), asyncio.create_task(publisher.run()))
         for task in tasks:
             stack.push_async_callback(_ended, task)
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False, limits=NO_REUSE))
         scene = Scene(town, watch, random.Random(seed), http)
         cluster = await wait_for_cluster(KafkaSettings(bootstrap=town.addresses.kafka))
         read = frozenset(Pipelines.load(Settings()).topics)
