@@ -14,7 +14,7 @@ import asyncpg
 from streams.ledger.migrate import migrate
 from streams.local.home import Home, Secrets
 from streams.local.ports import Port, take
-from streams.local.postgres import ROLE, LocalPostgres
+from streams.local.postgres import LocalPostgres
 from tests.databases import drop_database
 
 _FAST = {
@@ -43,12 +43,7 @@ class FastPostgres(LocalPostgres):
     """Forgets everything in a power cut, which a simulation does not mind."""
 
     def argv(self) -> list[str]:
-        settings = _FAST | {"unix_socket_directories": str(self._folder)}
-        return [*super().argv(), *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
-
-    def near(self, database: str) -> str:
-        """Its DSN over a Unix socket, which costs both sides less than TCP."""
-        return f"postgresql://{ROLE}@/{database}?host={self._folder}&port={self.port}"
+        return [*super().argv(), *(word for key, value in _FAST.items() for word in ("-c", f"{key}={value}"))]
 
 
 class Server:
@@ -58,7 +53,7 @@ class Server:
         self._postgres = postgres
 
     def dsn(self, database: str) -> str:
-        return self._postgres.near(database)
+        return self._postgres.dsn(database)
 
     def ledger(self, name: str) -> str:
         """The DSN of a fresh ledger of this name."""
@@ -86,9 +81,7 @@ def running_server() -> Iterator[Server]:
     process: subprocess.Popen[bytes] | None = None
     try:
         asyncio.run(postgres.prepare())
-        (home.folder("postgres") / "data" / "pg_hba.conf").write_text(
-            "host all all 127.0.0.1/32 trust\nlocal all all trust\n"
-        )  # a password costs more than a connection
+        (home.folder("postgres") / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")  # a password costs more than a connection
         with postgres.log_file.open("ab") as log:
             process = subprocess.Popen(postgres.life().command(postgres.argv()), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         asyncio.run(_ready(postgres, process))
