@@ -209,8 +209,7 @@ class Executor:
                 some, left = left[:most], left[most:]
                 answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
                 self._running |= {each.key: place for each in answers[-len(some) :] if isinstance(each, Leased)}  # begun below, all together
-                if self.giving_way.others:
-                    await asyncio.sleep(PAUSE * (loop.time() - began))
+                await self.giving_way.pause(began, PAUSE)
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return

@@ -32,6 +32,11 @@ class GiveWay:
         """Whether somebody was in a hurry lately."""
         return asyncio.get_running_loop().time() - self._hurried_at < LATELY
 
+    async def pause(self, since: float, times: float) -> None:
+        """Leave the loop to the others, if there are any, for so many times as long as what was done since then (loop time) took."""
+        if self.others:
+            await asyncio.sleep(times * (asyncio.get_running_loop().time() - since))
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Do something patient in the block: at once when nobody is in a hurry, else a few at a time, with pauses."""
@@ -41,4 +46,4 @@ class GiveWay:
         async with self._turns:
             began = asyncio.get_running_loop().time()
             yield
-            await asyncio.sleep(PAUSE * (asyncio.get_running_loop().time() - began))
+            await self.pause(began, PAUSE)

@@ -132,6 +132,7 @@ class Inbox:
             await self.bury(record, Refused(answer["code"], refusal_sentence(answer["code"], received.event), received.event.tenant_id))
 
     def _turn(self, item: Item) -> AbstractAsyncContextManager[None]:
+        """A run that begins among many is in no hurry."""
         gathers = item["kind"] == "request" and self._pipelines.by_name[item["pipeline"]].gathers
         return self._executor.giving_way.turn() if gathers else nullcontext()
 

@@ -114,8 +114,12 @@ class Travel:
 
     async def events(self, topic: str) -> list[dict[str, Any]]:
         """The data of what lies on a topic, once an event id, as soon as nothing is left to publish."""
-        await self.see("select 1 where not exists (select 1 from outbox)")
+        await self.published()
         return self.road.events(topic)
+
+    async def published(self) -> None:
+        """Return once nothing is left in the outbox."""
+        await self.see("select 1 where not exists (select 1 from outbox)")
 
     async def runs(self) -> list[dict[str, Any]]:
         return await self.rows("select * from runs order by requested_at, run_id")

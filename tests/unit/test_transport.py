@@ -49,9 +49,8 @@ class Reading:
 
     def __init__(self, topic: Topic) -> None:
         self.topic, self.taken, self.may_end = topic, list[int](), dict[int, asyncio.Event]()
-        app = App()
-        add_agents(app, ["dq.tick"], self._take)  # type: ignore[arg-type]  # as much of an app as it needs
-        assert app.read is not None
+        app: Any = App()
+        add_agents(app, ["dq.tick"], self._take)
         self._task = asyncio.ensure_future(app.read(topic))
 
     async def _take(self, record: Arrived) -> None:
