@@ -181,7 +181,7 @@ async def test_a_tenant_whose_rows_hang_fails_alone(tables, warehouse_dsn):
         grant select on items_kept to tidemill_reader;
         """
     )
-    warehouse = Warehouse(warehouse_dsn, role="tidemill_reader", statement_timeout=0.6, least_timeout=0.2)
+    warehouse = Warehouse(warehouse_dsn, role="tidemill_reader", statement_timeout=1.0, least_timeout=0.5)
     found = await look(warehouse, *tenants)
     assert found["t-05"].troubles["items"].code == "measure_timeout"
     assert {"items", "orphan_items"} <= set(found["t-05"].troubles) <= {"items", "items_newest", "orphan_items"}

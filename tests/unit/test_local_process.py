@@ -37,7 +37,7 @@ async def test_what_a_process_left_in_its_session_ends_with_it(tmp_path: Path) -
     await process.wait()
     orphan = int(spawn.tail(tmp_path / "log"))
     await spawn.end(process, signal.SIGTERM, patience=1)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(15):
         while is_running(orphan):  # noqa: ASYNC110 - it is not our child
             await asyncio.sleep(0.01)
 

@@ -45,30 +45,30 @@ async def child():
 
 
 async def test_the_same_child_answers_call_after_call_and_keeps_its_state(child):
-    assert [await child.run(count, timeout=5) for _ in range(3)] == [1, 2, 3]
-    assert await child.run(whoami, timeout=5) == await child.run(whoami, timeout=5) != os.getpid()
+    assert [await child.run(count, timeout=15) for _ in range(3)] == [1, 2, 3]
+    assert await child.run(whoami, timeout=15) == await child.run(whoami, timeout=15) != os.getpid()
 
 
 async def test_an_exception_is_told_by_code_and_the_child_lives_on(child):
-    pid = await child.run(whoami, timeout=5)
+    pid = await child.run(whoami, timeout=15)
     with pytest.raises(ChildFailed, match="no good") as said:
-        await child.run(fail, timeout=5)
+        await child.run(fail, timeout=15)
     assert said.value.code == "value_error"
-    assert await child.run(whoami, timeout=5) == pid
+    assert await child.run(whoami, timeout=15) == pid
 
 
 async def test_a_child_that_dies_costs_one_call_and_is_replaced(child):
     with pytest.raises(ChildDied):
-        await child.run(die, timeout=5)
-    assert await child.run(count, timeout=5) == 1
+        await child.run(die, timeout=15)
+    assert await child.run(count, timeout=15) == 1
 
 
 async def test_a_child_that_hangs_is_killed_and_replaced(child):
-    pid = await child.run(whoami, timeout=5)
+    pid = await child.run(whoami, timeout=15)
     with pytest.raises(TimeoutError, match="nap"):
         await child.run(nap, 60, timeout=0.2)
     assert not Path(f"/proc/{pid}").exists()  # noqa: ASYNC240 - a look at the process table
-    assert await child.run(count, timeout=5) == 1
+    assert await child.run(count, timeout=15) == 1
 
 
 async def test_a_cancelled_call_leaves_no_answer_for_the_next_one(child):
@@ -77,11 +77,11 @@ async def test_a_cancelled_call_leaves_no_answer_for_the_next_one(child):
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await child.run(count, timeout=5) == 1
+    assert await child.run(count, timeout=15) == 1
 
 
 async def test_calls_wait_for_their_turn(child):
-    assert sorted(await asyncio.gather(*(child.run(count, timeout=5) for _ in range(5)))) == [1, 2, 3, 4, 5]
+    assert sorted(await asyncio.gather(*(child.run(count, timeout=15) for _ in range(5)))) == [1, 2, 3, 4, 5]
 
 
 def test_the_worker_never_imports_great_expectations():

@@ -73,7 +73,7 @@ async def test_two_hundred_calls_at_once_stay_within_the_bound_and_then_all_conn
         answers = await asyncio.gather(*(ask(wire, peer) for _ in range(200)))
         assert all(answer.status_code == 200 for answer in answers)
         assert peer.most <= MOST_OPEN
-        await asyncio.wait_for(peer.until_open(0), 5)
+        await asyncio.wait_for(peer.until_open(0), 15)
 
 
 @on_both_loops
@@ -85,7 +85,7 @@ async def test_closing_leaves_no_connection_open_whatever_is_under_way():
             await asyncio.sleep(0.05)
         with pytest.raises(httpx.ReadError):
             await asking
-        await asyncio.wait_for(peer.until_open(0), 5)
+        await asyncio.wait_for(peer.until_open(0), 15)
 
 
 @on_both_loops
@@ -94,7 +94,7 @@ async def test_a_connection_that_rested_too_long_is_closed(monkeypatch):
     async with between(OK) as (wire, peer):
         await ask(wire, peer)
         assert peer.open == 1
-        await asyncio.wait_for(peer.until_open(0), 5)
+        await asyncio.wait_for(peer.until_open(0), 15)
         assert (await ask(wire, peer)).status_code == 200
 
 
@@ -199,7 +199,7 @@ async def test_a_broken_endless_or_foreign_answer_is_refused_and_its_connection_
         with pytest.raises(httpx.RemoteProtocolError) as said:
             await asyncio.wait_for(ask(wire, peer), 10)
         assert Unanswered.by(said.value).kind == "reset"
-        await asyncio.wait_for(peer.until_open(0), 5)
+        await asyncio.wait_for(peer.until_open(0), 15)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ async def test_a_flood_is_cut_while_it_comes(flood):
     async with between(flood) as (wire, peer):
         with pytest.raises(TooLong):
             await asyncio.wait_for(ask(wire, peer), 10)
-        await asyncio.wait_for(peer.until_open(0), 5)
+        await asyncio.wait_for(peer.until_open(0), 15)
 
 
 @pytest.mark.parametrize("slow", [hangs, drips(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n", b" ")])
