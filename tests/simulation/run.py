@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from streams import dispatch, expand, runtime, timers
+from streams import dispatch, expand, inbox, runtime, timers
 from tests.simulation.checker import TABLES, Facts, check
 from tests.simulation.life import install_points, task_factory
 from tests.simulation.links import Lines
@@ -103,9 +103,10 @@ def run_seeds(dsn: str, seeds: Iterable[int], *, until: float = float("inf"), st
     """Seeds in a row on one event loop; no new one after the time `until` (time.time()), or a violation of an invariant to `stop_at` ("I1:")."""
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, Errors()], cache_logger_on_first_use=False)
     install_points()
-    timers.IDLE = expand.IDLE = 5.0  # idle polls are most of what is said otherwise, and say nothing
+    timers.IDLE = expand.IDLE = 60.0  # no seed has schedules: their polls would be a third of all that is said, and say nothing
     dispatch.REAP_EVERY = 4.0
     runtime.SWEEP_OUTBOX = 4.0
+    inbox.ECHO_FLUSH = 1.0
     reports: list[Report] = []
     with asyncio.Runner(loop_factory=VirtualLoop) as runner, psycopg.connect(dsn, autocommit=True) as watch:
         loop = runner.get_loop()

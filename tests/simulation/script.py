@@ -185,7 +185,7 @@ def _depth(table: str) -> int:
 
 async def _tick(world: World) -> None:
     while True:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1)
         await world.sql("update sim.clock set now = $1", world.server_time())
 
 
@@ -204,7 +204,7 @@ _PROGRESS = (
 
 async def settle(world: World) -> None:
     """Wait, leaping over idle time, until everything has come to its end; what does not is a violation."""
-    quiet = still = 0
+    still = 0
     before: tuple[Any, ...] = ()
     for second in range(LONGEST):
         await asyncio.sleep(1)
@@ -213,21 +213,17 @@ async def settle(world: World) -> None:
         if still >= STILL:
             break
         if not _calm(world):
-            quiet = 0
             continue
         [row] = await world.sql(_OPEN)
         if row["leased"] or row["outbox"]:
-            quiet = 0
             continue
-        quiet += 1
         marks = {(r["topic"], r["partition"]): r["next"] for r in await world.sql("select * from offsets")}
         reached = all(marks.get(place, 0) == len(world.broker.log.get(place, ())) for place in world.broker.consumed)
         if not row["runs"] and reached and not row["gaps"]:
             world.say(f"settled after {second} s")
             return
-        if row["runs"] and quiet >= 2:
+        if row["runs"]:
             await leap(world)
-            quiet = 0
     moving = {worker.life.name: worker.moving for worker in world.living}
     behind = world.broker.behind()
     world.violate("I4", f"not at rest after {second} s: timers {world.timers}, behind {behind}, in hand {moving}, living {len(world.living)}")
