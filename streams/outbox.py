@@ -56,6 +56,12 @@ class Producer(Protocol):
     async def send(self, topic: str, value: bytes | None = None, key: bytes | None = None, *, headers: Any = None) -> "asyncio.Future[Any]": ...
 
 
+class Fetching(Protocol):
+    """A connection to the ledger, ours or asyncpg's."""
+
+    async def fetch(self, sql: str, /, *args: Any) -> list[Any]: ...
+
+
 class Outbox:
     """Publishes outbox rows and removes them once Kafka has them."""
 
@@ -109,7 +115,7 @@ class Outbox:
             published: list[int] = []
             changed: Changed = {}
             try:
-                published = await self._send(batch, changed)
+                published = await self._send(batch, changed, self._connection)
                 point("outbox.published")
             except Exception as error:
                 log.warning("rows are left to the outbox's sweep", rows=len(batch), error=repr(error))
@@ -186,7 +192,7 @@ class Outbox:
             found = await raw.fetch(_LEFT_BEHIND, LEFT_BEHIND, self._most, self._worker, oldest, FORGOTTEN, self._unheard)
             rows = [row[0] for row in found if row[0]["id"] not in self._in_hand]
             changed: Changed = {}
-            sent = await self._send(rows, changed)
+            sent = await self._send(rows, changed, raw)
             if changed:
                 sent += await self._send_states(await raw.fetch(_STATES, list(changed)), changed)
             if sent and await self._entries_sent(sent):
@@ -210,18 +216,21 @@ class Outbox:
     async def _send_entry(self, record: Record) -> None:
         await (await self._producer.send(journal.TOPIC, record.value, record.key, headers=record.headers))
 
-    async def _send(self, rows: Sequence[Row], changed: Changed) -> list[int]:
-        """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow."""
+    async def _send(self, rows: Sequence[Row], changed: Changed, ledger: Fetching) -> list[int]:
+        """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow.
+
+        `ledger`: whoever has the rows locked, if anybody; another connection would wait for it.
+        """
         dead = await self._dead_letters(rows)
         waiting: list[tuple[Row, asyncio.Future[Any] | None]] = []
         async for row in calmly(rows, at_once=SENT_AT_ONCE):
             try:
                 waiting.append((row, await self._send_event(row, dead)))
             except _FOR_GOOD as error:
-                await self._set_aside(row, error)
+                await _set_aside(row, error, ledger)
             except KafkaError as error:
                 self._failed(error)
-        return [row["id"] for row, future in waiting if await self._acknowledged(row, future) and not _state_follows(row, changed)]
+        return [row["id"] for row, future in waiting if await self._acknowledged(row, future, ledger) and not _state_follows(row, changed)]
 
     async def _send_event(self, row: Row, dead: dict[str, Row]) -> "asyncio.Future[Any] | None":
         topic = row["topic"]
@@ -231,13 +240,13 @@ class Outbox:
         self.recent.add(row["event_id"])  # before it is sent: its echo may be faster than its acknowledgement
         return await self._producer.send(topic, record.value, record.key, headers=record.headers)
 
-    async def _acknowledged(self, row: Row, future: "asyncio.Future[Any] | None") -> bool:
+    async def _acknowledged(self, row: Row, future: "asyncio.Future[Any] | None", ledger: Fetching) -> bool:
         if future is None:
             return True
         try:
             await future
         except _FOR_GOOD as error:
-            await self._set_aside(row, error)
+            await _set_aside(row, error, ledger)
             return False
         except KafkaError as error:
             self._failed(error)
@@ -273,24 +282,25 @@ class Outbox:
             log.warning("Kafka does not acknowledge; rows stay in the outbox and are sent again", error=repr(error))
         self.outage = repr(error)
 
-    async def _set_aside(self, row: Row, error: Exception) -> None:
-        """The broker refuses this row for good: it is kept beside, and the rest goes on."""
-        log.error(
-            "an event cannot be published; it is in the table unpublishable",
-            code="unpublishable",
-            topic=row["topic"],
-            event=row["event_id"],
-            error=repr(error),
-        )
-        sql = "with gone as (delete from outbox where id = $1 returning *) insert into unpublishable select gone.*, clock_timestamp(), $2 from gone"
-        await self._connection.fetch(sql, row["id"], repr(error)[:500])
-
     async def _dead_letters(self, rows: Sequence[Row]) -> dict[str, Row]:
         ids = [UUID(row["event_id"]) for row in rows if row["topic"] == DEAD_TOPIC]
         if not ids:
             return {}
         found = await self._connection.fetch("select * from dead_letters where id = any($1)", ids)
         return {str(row["id"]): dict(row) for row in found}
+
+
+async def _set_aside(row: Row, error: Exception, ledger: Fetching) -> None:
+    """The broker refuses this row for good: it is kept beside, and the rest goes on."""
+    log.error(
+        "an event cannot be published; it is in the table unpublishable",
+        code="unpublishable",
+        topic=row["topic"],
+        event_id=row["event_id"],
+        error=repr(error),
+    )
+    sql = "with gone as (delete from outbox where id = $1 returning *) insert into unpublishable select gone.*, clock_timestamp(), $2 from gone"
+    await ledger.fetch(sql, row["id"], repr(error)[:500])
 
 
 def _state_follows(row: Row, changed: Changed) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError
 
 from streams.ledger.connection import Connection
 from streams.outbox import FORGOTTEN, Outbox
@@ -60,6 +61,23 @@ class SlowStates(Road):
             self.asked.set()
             await self.let.wait()
         return await super().send(topic, *args, **more)
+
+
+class Refusing(Road):
+    """Will not have one event, now or ever: at once, or when it answers."""
+
+    def __init__(self, event: str, *, later: bool) -> None:
+        super().__init__()
+        self.event, self.later = event, later
+
+    async def send(self, topic: str, value: bytes | None = None, key: bytes | None = None, *, headers: Any = None) -> "asyncio.Future[Any]":
+        if ("ce_id", self.event.encode()) not in (headers or []):
+            return await super().send(topic, value, key, headers=headers)
+        if not self.later:
+            raise MessageSizeTooLargeError
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.set_exception(MessageSizeTooLargeError())
+        return answer
 
 
 @pytest.fixture
@@ -118,3 +136,15 @@ async def test_what_is_published_while_a_state_is_told_is_taken_away_too(left: L
     await left.gone(meanwhile)
     await outbox.stop()
     await asyncio.wait_for(asyncio.gather(*parts), 20)
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_kafka_refuses_for_good_is_set_aside_and_the_rest_goes_on(left: Left, later: bool) -> None:
+    _, bad, _ = [await left.row(None) for _ in range(3)]
+    road = Refusing(bad["event_id"], later=later)
+    outbox = Outbox(road, *left.connections, worker=left.me, unheard=LEFT)
+    async with asyncio.timeout(10):  # a statement that waits for its own lock would take 15
+        assert await outbox.sweep() == 2
+    assert len(road.log["training.requested"]) == 2
+    assert await left.mine.fetch("select id from outbox") == []
+    assert [row["id"] for row in await left.mine.fetch("select id from unpublishable")] == [bad["id"]]
