@@ -33,6 +33,8 @@ class Dispatcher:
         self._pipelines, self._ledger, self._executor, self._worker, self._held = pipelines, ledger, executor, worker, held
         self._poll = pipelines.settings.runtime.poll
         self._doubtful: set[tuple[str, str]] = set()
+        self._leasing = asyncio.Lock()
+        """From the first lease of a claim until all its steps are begun: meanwhile nobody is to find them leased and forgotten."""
 
     async def run(self) -> None:
         """Claim until cancelled; an outage of the ledger is waited out."""
@@ -61,12 +63,13 @@ class Dispatcher:
         heavy, batches, limits = self._pipelines.cpu_stages, self._pipelines.batch_stages, self._pipelines.limits
         places, busy = self._pipelines.settings.runtime.concurrency, self._executor.busy
         more = max(0, math.ceil(FILLED * places) - (places - room))
-        rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches], more=more, busy=busy)
-        if heavy and self._executor.cpu_room > 0:
-            rows += await self._ledger.claim(self._worker, self._executor.cpu_room, limits, only=heavy)
-        for row in rows:
-            self._executor.take(row)
-        gathered = sum([await self._claim_batch(stage) for stage in batches.values()])
+        async with self._leasing:
+            rows = await self._ledger.claim(self._worker, room, limits, without=[*heavy, *batches], more=more, busy=busy)
+            if heavy and self._executor.cpu_room > 0:
+                rows += await self._ledger.claim(self._worker, self._executor.cpu_room, limits, only=heavy)
+            for row in rows:
+                self._executor.take(row)
+            gathered = sum([await self._claim_batch(stage) for stage in batches.values()])
         return self._executor.room > 0 and (len(rows) >= room or gathered > 0)
 
     async def _claim_batch(self, stage: Stage) -> int:
@@ -104,7 +107,8 @@ class Dispatcher:
         """A reply that got lost on its way may have leased a step to this worker: seen twice in a row, it is worked on."""
         if self._executor.draining:
             return
-        rows = [row for row in await self._ledger.leases(self._worker) if not self._executor.holds(row)]
+        async with self._leasing:
+            rows = [row for row in await self._ledger.leases(self._worker, known=self._executor.in_hand) if not self._executor.holds(row)]
         seen = {(row["run_id"], row["stage"]) for row in rows}
         for row in rows:
             if (row["run_id"], row["stage"]) in self._doubtful:

@@ -1,7 +1,7 @@
 """Runs the steps this worker holds: body, policy, commit, and on to the next step that the commit leased to it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -91,6 +91,11 @@ class Executor:
     def worker_for_next(self) -> UUID | None:
         """Who an accept may lease a first step to: this worker, if it has room."""
         return self._worker if self._settings.eager and self.room > 0 else None
+
+    @property
+    def in_hand(self) -> Collection[tuple[UUID, str]]:
+        """Run and stage of each step in hand."""
+        return list(self._running)
 
     def holds(self, row: Answer) -> bool:
         return (UUID(row["run_id"]), row["stage"]) in self._running
@@ -196,35 +201,39 @@ class Executor:
 
     async def _carry_batch(self, steps: list[Leased], stage: Stage) -> None:
         """One call for many steps; each is committed by itself and goes on by itself."""
-        pipeline = self._pipelines.by_name[steps[0].pipeline]
-        answers: list[Leased | BaseException | None] = []
+        pipeline, place = self._pipelines.by_name[steps[0].pipeline], self._running[steps[0].key]
+        following: list[Leased] = []
+        failed: list[BaseException] = []
+
+        async def commit(step: Leased, item: Item) -> None:
+            if (after := await self._commit(step, pipeline, item, None)) is not None:
+                following.append(after)
+                self._running[after.key] = place  # begun below, all together
+
         try:
             items = await self._attempts.many(steps, stage)
             for step, item in zip(steps, items, strict=True):
                 _say(step, item)
-            place = self._running[steps[0].key]
             left, loop = list(zip(steps, items, strict=True)), asyncio.get_running_loop()
             while left:
                 began, most = loop.time(), BESIDE_OTHERS if self.giving_way.others else COMMITTED_AT_ONCE
                 some, left = left[:most], left[most:]
-                answers += await asyncio.gather(*(self._commit(step, pipeline, item, None) for step, item in some), return_exceptions=True)
-                self._running |= {each.key: place for each in answers[-len(some) :] if isinstance(each, Leased)}  # begun below, all together
+                failed += filter(None, await asyncio.gather(*(commit(*each) for each in some), return_exceptions=True))
                 await self.giving_way.pause(began, PAUSE)
         except LeaseLost:
             log.info("lease lost, the batch is dropped", stage=stage.name, steps=len(steps))
             return
         except asyncio.CancelledError:
-            await asyncio.gather(*(self._give_back(each) for each in (*steps, *answers) if isinstance(each, Leased)))
+            await asyncio.gather(*(self._give_back(each) for each in (*steps, *following)))
             return
         finally:
-            for each in (*steps, *answers):
-                if isinstance(each, Leased):
-                    self._running.pop(each.key, None)
+            for each in (*steps, *following):
+                self._running.pop(each.key, None)
             self.room_made.set()
-        self._begin(*(answer for answer in answers if isinstance(answer, Leased)))
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, Stopped):
-                log.error("an outcome of a batch was not recorded; the step's lease will be found again", stage=stage.name, exc_info=answer)
+        self._begin(*following)
+        for error in failed:
+            if not isinstance(error, Stopped):
+                log.error("an outcome of a batch was not recorded; the step's lease will be found again", stage=stage.name, exc_info=error)
 
     def _context(self, step: Leased, stage: Stage) -> Step:
         deadline, epoch = asyncio.get_running_loop().time() + stage.timeout.total_seconds(), self._lease.epoch

@@ -56,6 +56,7 @@ class Gaps:
         self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
         self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
         self._before: dict[tuple[str, int], int] = {}
+        """The watermarks that were short of their end at the last look."""
         self.outage: str | None = None
         """Why the last look did not get the ends of the logs: also a worker that publishes nothing notices that Kafka is away."""
 
@@ -92,21 +93,24 @@ class Gaps:
             await consumer.stop()
 
     async def sweep(self, consumer: Any) -> None:
-        """One look: note idle watermarks that are short of the end, then close what is open."""
+        """One look: note watermarks that were short of the end at the last one and have not moved, then close what is open."""
         async with asyncio.timeout(PATIENCE):
             ends = await consumer.end_offsets(self._partitions)
         self.outage = None
         rows = await self._connection.fetch("select topic, partition, next from offsets")
         marks = {(row["topic"], row["partition"]): row["next"] for row in rows}
+        before, self._before = self._before, {}
         for partition, end in ends.items():
             key = (partition.topic, partition.partition)
             mark = marks.get(key, 0)
-            if mark < end and self._before.get(key) == mark:
+            if mark >= end:
+                continue
+            self._before[key] = mark  # what comes is on its way at first, and the watermark of echoes may be held back for a while
+            if before.get(key) == mark:
                 log.warning(
                     "nobody read the end of a partition; reading it again", code="offset_gap", topic=key[0], partition=key[1], first=mark, past=end
                 )
                 await self._connection.fetch(_NOTE, *key, mark, end)
-        self._before = {(p.topic, p.partition): marks.get((p.topic, p.partition), 0) for p in self._partitions}
         while await self._close_one(consumer):
             pass
 

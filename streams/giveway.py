@@ -14,6 +14,8 @@ TURNS = 8
 """Patient things under way at a time while there are others."""
 PAUSE = 1.0
 """Times as long as the thing itself took."""
+LONGEST = 0.5
+"""Seconds: a thing that waited for an answer kept nobody from the loop meanwhile."""
 
 
 class GiveWay:
@@ -33,9 +35,9 @@ class GiveWay:
         return asyncio.get_running_loop().time() - self._hurried_at < LATELY
 
     async def pause(self, since: float, times: float) -> None:
-        """Leave the loop to the others, if there are any, for so many times as long as what was done since then (loop time) took."""
+        """Leave the loop to the others, if there are any, for so many times as long as what was done since then (loop time) took, up to `LONGEST`."""
         if self.others:
-            await asyncio.sleep(times * (asyncio.get_running_loop().time() - since))
+            await asyncio.sleep(min(times * (asyncio.get_running_loop().time() - since), LONGEST))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

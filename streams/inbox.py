@@ -178,10 +178,10 @@ class Inbox:
         self._echoes.append(covers(record))
 
     async def run_flush(self) -> None:
-        """Bring the echoes' watermark into the ledger each half second; an outage is waited out."""
+        """Bring the echoes' watermark into the ledger each half second, unless there is more pressing work; an outage is waited out."""
         while True:
             await asyncio.sleep(ECHO_FLUSH)
-            if self._held():
+            if self._held() and len(self._strangers) < MOST_STRANGERS // 2:
                 continue
             try:
                 await self.flush()

@@ -77,6 +77,8 @@ class GroupCommit:
             if 1 < len(batch) < self._most:
                 await asyncio.sleep(GATHERED)
             batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+            if not batch:  # another lane was faster
+                continue
             # lock order: by tenant, so that two lanes never wait for each other
             batch.sort(key=lambda entry: entry[0].get("tenant") or "")
             await self._carry_out(connection, batch)

@@ -88,3 +88,17 @@ async def test_what_falsely_claims_to_be_ours_in_a_gap_is_a_dead_letter_before_t
             {"offset": 0, "code": "not_ours"},
             {"offset": 1, "code": "not_ours"},
         ]
+
+
+async def test_what_has_only_just_come_is_no_gap_and_what_nobody_read_since_the_last_look_is(ledger_dsn: str) -> None:
+    travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    async with travelling(travel):
+        taker = travel.runtime.inbox
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers)
+        await gaps.sweep(Reading(travel.road))
+        travel.road.put("training.requested", b'{"tenant_id": "acme"}')
+        await gaps.sweep(Reading(travel.road))
+        assert await travel.rows("select state from gaps") == []
+        await gaps.sweep(Reading(travel.road))
+        assert await travel.rows("select state from gaps") == [{"state": "reread"}]
+        await gaps.close()

@@ -1,5 +1,6 @@
 """What a batch of the ledger's calls does when the connection, not an item, is the trouble."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,3 +30,21 @@ async def test_a_connection_that_breaks_in_the_middle_of_an_answer_costs_no_item
     assert await commit.submit({"tenant": "acme"}) == 0
     await commit.stop()
     await connection.close()
+
+
+async def test_a_lane_that_finds_nothing_left_sends_nothing(ledger_dsn: str) -> None:
+    sent: list[int] = []
+
+    async def send(connection: Connection, items: Sequence[dict[str, Any]]) -> list[Any]:
+        sent.append(len(items))
+        return [await connection.value("select 1")] * len(items)
+
+    commit = GroupCommit(connections := [Connection(ledger_dsn), Connection(ledger_dsn)], send)
+    commit.start()
+    for most in (6, 3, 1) * 20:
+        await asyncio.gather(*(commit.submit({"tenant": "acme"}) for _ in range(most)))
+    await commit.stop()
+    for connection in connections:
+        await connection.close()
+    assert sum(sent) == 200
+    assert 0 not in sent

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from streams.giveway import PAUSE, TURNS, GiveWay
+from streams.giveway import LONGEST, PAUSE, TURNS, GiveWay
+
+pytestmark = pytest.mark.looptime
 
 
 @pytest.fixture
@@ -44,6 +46,16 @@ async def test_after_its_turn_a_patient_thing_leaves_the_loop_to_the_others(way:
         await asyncio.sleep(0.05)
         ended = loop.time()
     assert loop.time() - ended >= PAUSE * (ended - began) * 0.9
+
+
+async def test_what_waited_for_an_outage_to_end_does_not_wait_as_long_again(way: GiveWay) -> None:
+    way.hurried()
+    loop = asyncio.get_running_loop()
+    async with way.turn():
+        await asyncio.sleep(300)
+        way.hurried()
+        ended = loop.time()
+    assert loop.time() - ended == pytest.approx(LONGEST, rel=0.1)
 
 
 async def test_a_thing_that_fails_gives_its_turn_back(way: GiveWay) -> None:

@@ -111,7 +111,7 @@ begin
             v_of := v_step.tenant_id || ' ' || v_step.pipeline;
             continue when v_more <= 0 and v_of = any (v_busy);
             select * into v_step from steps s where s.run_id = v_step.run_id and s.stage = v_step.stage for update skip locked;
-            continue when not found or v_step.worker is not null or v_step.state <> 'ready';
+            continue when not found or v_step.worker is not null or v_step.state <> 'ready' or v_step.due_at > p_now;   -- as it is now: somebody may have had it meanwhile
             if v_quota ? v_step.tenant_id then
                 v_first := v_step.started_at is null and exists (select 1 from runs r where r.run_id = v_step.run_id and r.request_id = v_step.input_id);
                 if (v_quota -> v_step.tenant_id ->> 'steps')::int <= 0 or v_first and (v_quota -> v_step.tenant_id ->> 'runs')::int <= 0 then
