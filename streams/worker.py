@@ -32,6 +32,8 @@ from streams.transport import add_agents, make_app
 
 log = structlog.get_logger(__name__)
 
+SWITCH = 0.0005
+"""Seconds after which a thread gives the interpreter up when another waits: the loop waited for 5 ms while Faust's thread read what was fetched."""
 GRACE = 10.0
 """Seconds that steps in hand get to finish after SIGTERM; then they are given back."""
 
@@ -117,6 +119,7 @@ def run(settings: Settings, *, slot: int | None = None, leaving: bool = False) -
     Exit code: 0 stopped, 1 it failed, 3 what it needs is not there.
     """
     set_up(settings)
+    sys.setswitchinterval(SWITCH)
     _use_uvloop()
     clock = Clock()
     membership = Membership(settings, clock, slot=slot)
