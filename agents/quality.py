@@ -48,8 +48,8 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
         again = TryAgain(f"the judge did not answer ({trouble}); the data is measured again", code="judge_died")
         return [again for _ in events]
     return [
-        _evaluated(event, standing, case, failed.get(event.key, {}), now)
-        async for event, standing, case in calmly(zip(events, known, cases, strict=True))
+        _evaluated(event, each, standing, case, failed.get(event.key, {}), now)
+        async for event, each, standing, case in calmly(zip(events, due, known, cases, strict=True))
     ]
 
 
@@ -117,10 +117,11 @@ def policy_of(settings: QualitySettings) -> decide.Policy:
 
 
 def _due(event: DqTick, standing: TenantStanding, settings: QualitySettings, now: datetime) -> Due:
-    """A clean tenant's scheduled tick reads new rows alone; what was asked for by hand, and once a day, everything."""
+    """A clean tenant's scheduled tick reads new rows alone; what was asked for by hand, after a change of the types, and once a day, everything."""
     types = read_own(standing.settings).interaction_types or settings.interaction_types
     left: dict[str, Any] = standing.profile.get("count_on", {})
-    if event.slot is None or not left or now - datetime.fromisoformat(left["whole_at"]) >= settings.full_every:
+    anew = event.slot is None or left.get("types") != list(types)
+    if anew or now - datetime.fromisoformat(left["whole_at"]) >= settings.full_every:
         return Due(event.key, types, alone=standing.slow)
     return Due(event.key, types, datetime.fromisoformat(left["since"]), left["before"], alone=standing.slow)
 
@@ -138,7 +139,7 @@ async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, s
     return await use.judge.run(judge, QUESTIONS, [case.row for case in cases], timeout=use.settings.quality.judge_timeout)
 
 
-def _evaluated(event: DqTick, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime) -> DqEvaluated:
+def _evaluated(event: DqTick, due: Due, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime) -> DqEvaluated:
     measured = case.profile
     if not measured.watched:
         return event.then(DqEvaluated, verdict="pass", watched=False, at=now)
@@ -146,5 +147,5 @@ def _evaluated(event: DqTick, standing: TenantStanding, case: Case, failed: Mapp
     left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now)}
     if is_clean(measured):
         whole_at = now.isoformat() if measured.whole else standing.profile["count_on"]["whole_at"]
-        left["count_on"] = to_count_on(measured) | {"whole_at": whole_at}
+        left["count_on"] = to_count_on(measured) | {"whole_at": whole_at, "types": list(due.types)}
     return event.then(DqEvaluated, verdict=verdict, checks=findings, at=now, profile=left)

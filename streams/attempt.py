@@ -48,8 +48,14 @@ class Attempts:
     async def many(self, steps: Sequence[Leased], stage: Stage) -> list[Item]:
         """The outcomes of a batch stage, one a step; a batch that fails as a whole is halved until the culprit is alone."""
         over = {step.key: outcome.cancelled() for step in steps if step.run_state == RunState.CANCELLING}
-        todo = [step for step in steps if step.key not in over]
-        events = [self._pipelines.event(stage.takes, step.input, step.run_id) async for step in calmly(todo)]
+        todo: list[Leased] = []
+        events: list[Event] = []
+        async for step in calmly(step for step in steps if step.key not in over):
+            try:
+                events.append(self._taken(step, stage))
+                todo.append(step)
+            except Exception as error:  # one that cannot be begun keeps nobody else from it
+                over[step.key] = self._trouble(step, stage, error)
         try:
             async with asyncio.timeout(stage.timeout.total_seconds()):
                 results = await stage(events, self._services) if events else []
@@ -92,17 +98,20 @@ class Attempts:
             failure = self._completion(step, stage).failure
             assert failure is not None, "only failed completions are left to the executor"
             return outcome.job_failed(step, stage, self._pipelines.retry(stage), failure, self._clock.now())
-        if step.takeovers >= CRASH_LOOP:
-            raise GiveUp(
-                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
-            )
-        event = self._pipelines.event(stage.takes, step.input, step.run_id)
-        result = await stage(event, self._services)
+        result = await stage(self._taken(step, stage), self._services)
         if isinstance(result, JobStarted):
             assert stage.watcher is not None, f"{stage.name} started a job but declares no watch"
             every, deadline = stage.watcher.every(self._pipelines.settings), stage.watcher.deadline(self._pipelines.settings)
             return outcome.waiting(step, result, stage, every, deadline, self._clock.now())
         return outcome.done(step, result)
+
+    def _taken(self, step: Leased, stage: Stage) -> Event:
+        """What the stage is to be called with, unless calling it seems to kill workers."""
+        if step.takeovers >= CRASH_LOOP:
+            raise GiveUp(
+                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
+            )
+        return self._pipelines.event(stage.takes, step.input, step.run_id)
 
     async def _look(self, step: Leased, stage: Stage) -> Item:
         """Ask after the job of a waiting step; at the deadline once more, then no more."""

@@ -10,7 +10,7 @@ from schemas.cloudevents import body_hash
 from schemas.event import Event
 from schemas.tenant import ALL_TENANTS
 from streams import names
-from streams.expand import cause_of, expand
+from streams.expand import ANYBODY, cause_of, expand
 from streams.items import expansion_item
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
@@ -21,7 +21,6 @@ log = structlog.get_logger(__name__)
 
 Chosen = dict[str, Any]
 """Which tenants: `owner`, `status`, `labels` {name: value}; nothing: every active one."""
-ANYBODY = "any-tenant"
 MOST = 1_000_000
 _ROW = "select * from expansions where event_key = $1"
 _ASKED = "select tenant_id, run_id, fate from inbox where event_key = any($1) and run_id is not null order by tenant_id"
@@ -68,14 +67,14 @@ async def request_all(
     if not isinstance(event, Event):
         return event
     event_id = names.request_event(ALL_TENANTS, request_key) if request_key else uuid4()
-    item = expansion_item(wanted, event, event_id, SOURCE, body_hash(data | {"chosen": chosen or {}}))
+    item = expansion_item(wanted, event, event_id, SOURCE, body_hash(data | {"pipeline": pipeline, "chosen": chosen or {}}))
     item |= {"data": data, "chosen": chosen or {}, "publish": True}
     try:
         answer = await ledger.receive(item)
     except ItemRefused as refusal:
         return refused("unstorable", sqlstate=refusal.code)
     if answer["result"] == "refused":
-        return refused("all_reused", key=request_key)
+        return refused("all_reused" if answer["code"] == "key_reused" else answer["code"], key=request_key)
     log.info("runs requested for many tenants", pipeline=pipeline, result=answer["result"], source=source)
     await wake(ledger)
     return {"result": answer["result"], "expansion": str(item["event_key"])}

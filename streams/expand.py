@@ -5,9 +5,11 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
+from pydantic import ValidationError
 
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
+from schemas.event import Event
 from streams.inbox import Inbox
 from streams.items import request_item
 from streams.ledger.connection import is_conflict, is_outage
@@ -17,8 +19,9 @@ from streams.pipelines import Pipelines
 log = structlog.get_logger(__name__)
 
 CHUNK = 200
+ANYBODY = "any-tenant"
 IDLE = 1.0
-_OPEN = "select * from expansions where done_at is null order by at limit 1"
+_OPEN = "select * from expansions where done_at is null and event_key <> all($1) order by at limit 1"
 _TENANTS = "select chosen_tenants($1, $2, $3)"
 
 
@@ -27,6 +30,8 @@ class Expander:
 
     def __init__(self, pipelines: Pipelines, ledger: Ledger, inbox: Inbox) -> None:
         self._pipelines, self._ledger, self._inbox = pipelines, ledger, inbox
+        self._unfit: list[UUID] = []
+        """Those that this worker cannot carry on: it lacks their pipeline, or knows another form of the event. They are left to others."""
 
     async def run(self) -> None:
         """Expand until cancelled."""
@@ -41,8 +46,15 @@ class Expander:
 
     async def step(self) -> bool:
         """One chunk of the oldest open expansion; False when there is none."""
-        rows = await self._ledger.calls.fetch(_OPEN)
+        rows = await self._ledger.calls.fetch(_OPEN, self._unfit)
         for row in rows:
+            try:
+                _event(self._pipelines, row, ANYBODY)
+            except (KeyError, ValidationError) as error:
+                said = "a request for many tenants cannot be made by this worker; it is passed over until a restart"
+                log.error(said, code="expansion_unfit", pipeline=row["pipeline"], expansion=str(row["event_key"]), reason=str(error)[:300])
+                self._unfit.append(row["event_key"])
+                continue
             for answer in await expand(self._pipelines, self._ledger, row, publishes=True):
                 self._inbox.follow(answer)
         return bool(rows)
@@ -64,8 +76,11 @@ def cause_of(event_id: UUID, tenant: str) -> UUID:
     return uuid5(NAMESPACE, f"expanded\n{event_id}\n{tenant}")
 
 
+def _event(pipelines: Pipelines, row: Any, tenant: str) -> Event:
+    return pipelines.by_name[row["pipeline"]].entry.model_validate(row["data"] | {"tenant_id": tenant})
+
+
 def _request(pipelines: Pipelines, row: Any, tenant: str) -> Answer:
-    pipeline = pipelines.by_name[row["pipeline"]]
-    event = pipeline.entry.model_validate(row["data"] | {"tenant_id": tenant})
+    pipeline, event = pipelines.by_name[row["pipeline"]], _event(pipelines, row, tenant)
     item = request_item(pipelines, pipeline, event, cause_of(row["event_id"], tenant), row["source"], body_hash(event.dump()))
     return {key: value for key, value in (item | {"publish": row["publish"]}).items() if value is not None}

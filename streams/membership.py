@@ -101,10 +101,29 @@ class Membership:
                 continue
             await asyncio.to_thread(self._stop.wait, self._beat)
         if connection is not None:
+            await self._leave(connection)
+
+    async def _leave(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Give the lease up; when the ledger has just gone away, it runs out by itself."""
+        try:
             await connection.execute("update workers set lease_until = '-infinity', stopped_at = clock_timestamp() where worker_id = $1", self.worker)
             await connection.close(timeout=2)
+        except Exception as error:
+            if not is_outage(error):
+                raise
 
     async def _join(self) -> "asyncpg.Connection[Any]":
+        """A connection that holds the slot. After an outage the server may not have noticed the end of our last one, which holds it still."""
+        patience = time.monotonic() + (self._lease if self.slot else 0)
+        while True:
+            try:
+                return await self._take_slot()
+            except SlotTaken:
+                if time.monotonic() >= patience or self._stop.is_set():
+                    raise
+            await asyncio.sleep(0.5)
+
+    async def _take_slot(self) -> "asyncpg.Connection[Any]":
         connection = await connect(self._dsn, timeout=5, name="tidemill-membership")
         wanted = self.slot or self._wanted
         slots = [wanted] if wanted else list(range(1, MOST_SLOTS + 1))

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 500
 PAUSE, LONG_PAUSE = 1.0, 60.0
 _QUEUED = """
-select q.run_id, r.tenant_id, r.state, r.started_at, r.finished_at, r.code, r.reason, r.version
+select q.run_id, r.tenant_id, r.state, r.started_at, r.finished_at, r.code, r.reason, r.version, q.version as queued
 from projection_queue q left join runs r using (run_id) order by q.at limit $1 for update of q skip locked
 """
 _SHOW = """
@@ -23,6 +23,10 @@ insert into model_training_runs as m (run_id, tenant_id, status, started_at, com
 values ($1, $2, $3, $4, $5, $6, $7, $8)
 on conflict (run_id) do update set status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
     code = excluded.code, reason = excluded.reason, version = excluded.version where m.version < excluded.version
+"""
+_SHOWN = """
+delete from projection_queue q using unnest($1::uuid[], $2::bigint[]) shown (run_id, version)
+where q.run_id = shown.run_id and q.version = shown.version
 """
 
 
@@ -52,9 +56,9 @@ class Projection:
             rows = await raw.fetch(_QUEUED, AT_ONCE)
             if not rows:
                 return 0
-            ended = [tuple(row) for row in rows if row["finished_at"] is not None]
+            ended = [tuple(row)[:-1] for row in rows if row["finished_at"] is not None]
             await self._show(ended)
-            await raw.execute("delete from projection_queue where run_id = any($1)", [row["run_id"] for row in rows])
+            await raw.execute(_SHOWN, [row["run_id"] for row in rows], [row["queued"] for row in rows])
             return len(rows)
 
     async def _show(self, runs: list[tuple[Any, ...]]) -> None:

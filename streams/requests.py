@@ -16,6 +16,7 @@ from schemas.json_strict import Flaw, parse
 from schemas.tenant import is_tenant_id
 from streams import names
 from streams.items import request_item
+from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
 from streams.membership import WAKE_CHANNEL
@@ -55,7 +56,7 @@ async def request_run(
     if not isinstance(event, Event):
         return event
     event_id = names.request_event(tenant_id, request_key) if request_key else uuid4()
-    item = request_item(pipelines, wanted, event, event_id, SOURCE, body_hash(data))
+    item = request_item(pipelines, wanted, event, event_id, SOURCE, body_hash(data | {"pipeline": pipeline}))
     item |= {"publish": True, "abandoned": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     try:
         answer = await ledger.receive(item)
@@ -103,8 +104,12 @@ async def retry_run(ledger: Ledger, pipelines: Pipelines, run_id: UUID, *, stage
 
 
 async def wake(ledger: Ledger) -> None:
-    """Let every worker look for work now."""
-    await ledger.calls.fetch(f"select pg_notify('{WAKE_CHANNEL}', '')")
+    """Let every worker look for work now; in an outage they find it a little later by themselves."""
+    try:
+        await ledger.calls.fetch(f"select pg_notify('{WAKE_CHANNEL}', '')")
+    except Exception as error:
+        if not is_outage(error):
+            raise
 
 
 async def _woken(ledger: Ledger, answer: Answer) -> Answer:

@@ -77,9 +77,16 @@ def worker(
         from streams.view import run as run_view
 
         _end(run_view(settings))
+    from streams.cli.trouble import of_ledger
     from streams.worker import run
 
-    _end(run(settings, slot=slot, leaving=leave))
+    try:
+        status = run(settings, slot=slot, leaving=leave)
+    except Exception as error:
+        if trouble := of_ledger(error, settings):
+            raise trouble from None
+        raise
+    _end(status)
 
 
 def _end(status: int) -> NoReturn:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Header
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
+from streams.ledger.connection import is_outage
 from streams.ledger.groupcommit import Stopped
 from streams.ledger.ledger import Answer
 from streams.requests import cancel_run, request_run, retry_run
@@ -102,9 +103,11 @@ async def refuse_above_the_limit(use: Parts) -> None:
 
 
 async def in_time(asked: Awaitable[Answer]) -> Answer:
-    """The ledger's answer, or 503: a caller does not wait for an outage to end."""
+    """The ledger's answer, or 503: a caller does not wait for an outage to end, and one in the middle may have come after the deed."""
     try:
         async with asyncio.timeout(PATIENCE):
             return await asked
-    except (TimeoutError, Stopped):
-        raise Problem(503, "unsure", "the ledger did not answer in time: it may have been done; look, or ask again under the same key") from None
+    except Exception as error:
+        if isinstance(error, Stopped) or is_outage(error):
+            raise Problem(503, "unsure", "the ledger did not answer in time: it may have been done; look, or ask again under the same key") from None
+        raise

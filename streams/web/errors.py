@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from streams.ledger.connection import is_outage
 from streams.ledger.reader import NotFound
+from streams.requests import SENTENCES
 from streams.web.guard import problem
 from streams.web.templating import page
 
@@ -62,9 +63,11 @@ def refuse(request: Request, status: int, code: str, message: str, **more: Any) 
 
 
 async def outage(request: Request, error: Exception) -> Response:
-    """The ledger is away, or refuses the statement."""
+    """The ledger is away, or cannot store what came in, such as NUL in a text."""
     if is_outage(error):
         return refuse(request, 503, "ledger_away", "the ledger (PostgreSQL) cannot be reached; nothing was changed, try again when /readyz is green")
+    if isinstance(error, asyncpg.DataError):
+        return refuse(request, 422, "unstorable", SENTENCES["unstorable"].format(sqlstate=error.sqlstate))
     raise error
 
 

@@ -167,9 +167,11 @@ async def test_a_server_that_is_not_up_is_named_with_status_3(tidemill: Tidemill
     assert "hunter2" not in said.err
 
 
-async def test_a_database_without_the_schema_asks_for_init(tidemill: Tidemill, platform: dict[str, Any]) -> None:
-    said = await tidemill("runs", TIDEMILL_LEDGER__DSN=platform["warehouse"])
-    assert (said.status, said.err.partition(":")[0]) == (3, "ledger_empty")
+@pytest.mark.parametrize("verb", ["runs", "worker"])
+async def test_a_database_without_the_schema_asks_for_init(tidemill: Tidemill, platform: dict[str, Any], verb: str) -> None:
+    said = await tidemill(verb, TIDEMILL_LEDGER__DSN=platform["warehouse"])
+    assert said.status == 3
+    assert "ledger_empty: " in said.err
     assert "`tidemill init`" in said.err
 
 

@@ -17,7 +17,7 @@ from streams.requests import cancel_run, request_run, retry_run
 from streams.settings import Settings
 from streams.stage import GiveUp
 from streams.tenants import add_tenant, resume_tenant, suspend_tenant
-from tests.pipeline.toy import TOY, Neighbours
+from tests.pipeline.toy import QUALITY, TOY, Neighbours
 from tests.travel import Travel, travelling
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
@@ -225,3 +225,10 @@ async def test_a_dropped_letter_is_settled_for_good(travel: Travel, ledger: Ledg
     assert (await redrive(ledger, Pipelines((TOY,), travel.settings), letter))["code"] == "letter_settled"
     assert await reader.dead_letters() == []
     assert [each.state for each in await reader.dead_letters(state=None)] == ["dropped"]
+
+
+async def test_one_key_asks_for_one_pipelines_run(ledger: Ledger, ledger_dsn: str) -> None:
+    pipelines = Pipelines((TOY, QUALITY), Settings.model_validate({"ledger": {"dsn": ledger_dsn}, "runtime": {"unknown_tenants": "create"}}))
+    first = await ask(ledger, pipelines, request_key="nightly")
+    other = await ask(ledger, pipelines, request_key="nightly", pipeline="quality")
+    assert (other["result"], other["code"], other["run"]) == ("refused", "key_reused", first["run_id"])

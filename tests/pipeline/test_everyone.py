@@ -74,3 +74,23 @@ async def test_the_api_wants_it_said_plainly_and_tells_whom_it_means(travel: Tra
         shown = (await web.get(f"/api/v1/expansions/{answer.json()['expansion']}")).json()
         assert shown["tenants"] == 3
         assert shown["done_at"]
+
+
+async def test_a_ledger_that_was_set_back_takes_no_request_for_many_and_the_key_stays_free(travel: Travel) -> None:
+    pipelines = travel.runtime.pipelines
+    await travel.rows("insert into reconciling (reason) values ('set back') returning 1")
+    refused = await request_all(travel.ledger, pipelines, request_key="monday")
+    assert (refused["result"], refused["code"]) == ("refused", "reconciling")
+    await travel.rows("delete from reconciling returning 1")
+    assert (await request_all(travel.ledger, pipelines, request_key="monday"))["result"] == "expanding"
+    await travel.over(3)
+
+
+async def test_a_request_for_many_that_this_worker_cannot_make_keeps_no_other_waiting(travel: Travel) -> None:
+    await travel.rows(
+        "insert into expansions (event_key, event_id, pipeline, data, source, chosen, publish, at) "
+        "values (gen_random_uuid(), gen_random_uuid(), 'gone', '{}', 'tidemill', '{}', true, '2020-01-01') returning 1"
+    )
+    await request_all(travel.ledger, travel.runtime.pipelines)
+    await travel.over(3)
+    assert await travel.rows("select pipeline from expansions where done_at is null") == [{"pipeline": "gone"}]

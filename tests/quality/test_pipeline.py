@@ -1,5 +1,6 @@
 """The quality pipeline through the real runtime: verdicts, incidents, alerts, the gate, and the warehouse's training runs."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -197,3 +198,31 @@ async def test_ended_training_runs_appear_in_the_warehouse_once(world, tables, w
     assert tuple(row) == (run, "stranger", "succeeded")
     await ledger.close()
     await warehouse.close()
+
+
+async def test_the_end_of_a_run_that_was_opened_again_is_shown_though_the_one_before_is_being_shown(world, tables, warehouse_dsn):
+    run = await world.train("stranger")
+    await world.run(run, state="succeeded")
+    ledger, warehouse = Connection(world.dsn), Connection(warehouse_dsn)
+    projection = Projection(ledger, warehouse, role="tidemill_projector")
+    await tables.execute("begin; lock table model_training_runs in access exclusive mode")
+    showing = asyncio.create_task(projection.step())
+    while not await tables.fetch("select 1 from pg_locks where not granted and relation = 'model_training_runs'::regclass"):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await world.rows("update runs set state = 'failed', version = version + 1, finished_at = clock_timestamp() where run_id = $1 returning 1", run)
+    await tables.execute("commit")
+    assert await showing == 1
+    assert await projection.step() == 1
+    [row] = await tables.fetch("select status from model_training_runs")
+    assert row["status"] == "failed"
+    await ledger.close()
+    await warehouse.close()
+
+
+async def test_types_that_are_allowed_no_longer_are_found_among_the_old_rows_at_the_next_tick(world, tables):
+    await load(tables, a_tenant("acme"))
+    await world.tick("acme")
+    await world.rows("""update tenants set settings = '{"quality": {"interaction_types": ["view"]}}' where tenant_id = 'acme' returning 1""")
+    world.later(1)
+    [found] = await measure([DqTick(tenant_id="acme", run_id=uuid4(), slot=NOW)], world.use)
+    assert found.verdict == "fail"

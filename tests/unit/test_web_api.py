@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
@@ -166,3 +167,15 @@ async def test_metrics_say_how_many_runs_are_in_each_state(world: World, web: ht
     assert "tidemill_ledger_up 1.0" in text
     world.reader.away = ConnectionRefusedError()
     assert "tidemill_ledger_up 0.0" in (await web.get("/metrics")).text
+
+
+async def test_what_postgresql_cannot_store_is_the_callers_mistake(world: World, web: httpx.AsyncClient) -> None:
+    world.reader.away = asyncpg.CharacterNotInRepertoireError("invalid byte sequence")
+    answer = await web.get("/api/v1/runs?pipeline=%00")
+    assert (answer.status_code, answer.json()["code"]) == (422, "unstorable")
+
+
+async def test_a_ledger_that_goes_away_over_a_command_may_have_carried_it_out(world: World, web: httpx.AsyncClient) -> None:
+    world.ledger.away = ConnectionResetError()
+    answer = await web.post(f"/api/v1/runs/{uuid4()}/cancel", json={})
+    assert (answer.status_code, answer.json()["code"]) == (503, "unsure")

@@ -119,6 +119,7 @@ class FakeLedger:
         self.calls = self
         self.asked: list[dict[str, Any]] = []
         self.says: Answer = {"result": "run", "run_id": str(uuid4()), "outbox": []}
+        self.away: Exception | None = None
 
     async def receive(self, item: dict[str, Any]) -> Answer:
         self.asked.append(item)
@@ -128,6 +129,8 @@ class FakeLedger:
         return [{"pipeline": "training", "stage": "train", "version": 7}] if "from runs" in sql else []
 
     async def cancel(self, run_id: UUID, **_: Any) -> Answer:
+        if self.away:
+            raise self.away
         return self.says
 
 

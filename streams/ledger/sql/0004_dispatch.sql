@@ -280,6 +280,7 @@ end $$;
 create function begin_expansion(i jsonb, p_now timestamptz) returns jsonb language plpgsql as $$
 declare v_key uuid := (i ->> 'event_key')::uuid; v_body bytea := decode(i ->> 'body', 'hex');
 begin
+    if (i ->> 'publish')::boolean and exists (select 1 from reconciling) then return jsonb_build_object('result', 'refused', 'code', 'reconciling'); end if;
     insert into inbox (event_key, topic, partition, "offset", event_id, body, fate, at)
     values (v_key, i ->> 'topic', (i ->> 'partition')::int, (i ->> 'offset')::bigint, (i ->> 'event_id')::uuid, v_body, 'expanded', p_now)
     on conflict do nothing;
