@@ -5,7 +5,8 @@ Every exception has its place here; only a lost lease goes further.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 import structlog
 
@@ -27,11 +28,17 @@ ASK_TIMEOUT = 60.0
 """Seconds that one look at a job may take."""
 
 
+class CaughtUp(Protocol):
+    """Whether the ledger has all that lay on `topic` at some moment after `since` (by the ledger's clock); False when that is not known."""
+
+    def __call__(self, topic: str, since: datetime) -> bool: ...
+
+
 class Attempts:
     """Calls stages and watchers with the services of this worker."""
 
-    def __init__(self, pipelines: Pipelines, services: Any, clock: Clocklike) -> None:
-        self._pipelines, self._services, self._clock = pipelines, services, clock
+    def __init__(self, pipelines: Pipelines, services: Any, clock: Clocklike, caught_up: CaughtUp) -> None:
+        self._pipelines, self._services, self._clock, self._caught_up = pipelines, services, clock, caught_up
 
     async def one(self, step: Leased, stage: Stage) -> Item:
         """The body's outcome as a ledger item: every exception has its place here, none goes further."""
@@ -114,7 +121,7 @@ class Attempts:
         return self._pipelines.event(stage.takes, step.input, step.run_id)
 
     async def _look(self, step: Leased, stage: Stage) -> Item:
-        """Ask after the job of a waiting step; at the deadline once more, then no more."""
+        """Ask after the job of a waiting step; past the deadline until all is read that may say how it ended, then no more."""
         watcher = stage.watcher
         assert watcher is not None
         assert step.job is not None
@@ -124,18 +131,20 @@ class Attempts:
             await self._ask_to_cancel(stage, started)
             return outcome.cancelled()
         every = watcher.every(self._pipelines.settings)
-        over = step.deadline is not None and self._clock.now() >= step.deadline
+        overdue = step.deadline if step.deadline is not None and self._clock.now() >= step.deadline else None
         try:
             finding = await self._ask(watcher, started)
         except TryAgain as why:
-            if not over:
+            if overdue is None:
                 return outcome.look_again(every, why)
             finding = None
         except GiveUp as why:
             return outcome.job_failed(step, stage, self._pipelines.retry(stage), Failure(why.code, why.sentence, why.again), self._clock.now())
         if finding is None:
-            if not over:
+            if overdue is None:
                 return outcome.look_again(every)
+            if not self._caught_up(watcher.gives.topic, overdue):
+                return outcome.unread(job_id, watcher.gives.topic)
             await self._ask_to_cancel(stage, started)
             return outcome.timed_out(step, job_id, str(watcher.deadline(self._pipelines.settings)))
         if finding.failure is not None:

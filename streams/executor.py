@@ -10,7 +10,7 @@ import structlog
 
 from schemas.states import RunState
 from streams import metrics
-from streams.attempt import Attempts
+from streams.attempt import Attempts, CaughtUp
 from streams.faultpoints import point
 from streams.giveway import GiveWay
 from streams.ledger.groupcommit import ItemRefused, Stopped
@@ -62,10 +62,12 @@ class Lease(Protocol):
 class Executor:
     """A bounded number of steps at a time; each carries its run on as long as the commits lease it the next step."""
 
-    def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, outbox: Publisher, *, lease: Lease, cpu: Room) -> None:
+    def __init__(
+        self, pipelines: Pipelines, services: Any, ledger: Ledger, outbox: Publisher, *, lease: Lease, cpu: Room, caught_up: CaughtUp
+    ) -> None:
         self._pipelines, self._ledger, self._outbox = pipelines, ledger, outbox
         self._worker, self._lease, self._cpu = lease.worker, lease, cpu
-        self._attempts = Attempts(pipelines, services, ledger.clock)
+        self._attempts = Attempts(pipelines, services, ledger.clock, caught_up)
         self._settings = pipelines.settings.runtime
         self._running: dict[tuple[UUID, str], InHand] = {}
         self._cpu_steps = 0

@@ -6,8 +6,9 @@ or `expired` (retention took it: an alarm). Any worker may close any gap; readin
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,6 +17,7 @@ from aiokafka.errors import KafkaError
 from streams import metrics
 from streams.items import Arrived
 from streams.ledger.connection import Connection, is_outage
+from streams.ledger.ledger import Clocklike
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -33,6 +35,12 @@ on conflict (topic, partition, first) do update set past = greatest(gaps.past, e
 """
 """Nothing, when another worker has closed it since we looked."""
 
+_MARKS = """
+select topic, partition, next, least(next, (
+    select min(first) from gaps g where g.topic = o.topic and g.partition = o.partition and g.state = 'open')) as whole from offsets o
+"""
+"""`next`: what lies before it was read or is in a gap; `whole`: what lies before it was read."""
+
 PATIENCE, AGAIN = 10.0, 2.0
 """Seconds that Kafka gets to tell the ends of its logs, and from a look without an answer to the next."""
 LEASE = 20.0
@@ -48,15 +56,30 @@ select advance($1, $2, $3, $4)
 """
 
 
+class Look(NamedTuple):
+    """What was seen of the logs' ends."""
+
+    began: datetime
+    ends: Mapping[TopicPartition, int]
+
+    def reached(self, topic: str, whole: Mapping[tuple[str, int], int]) -> bool:
+        """Whether everything is read that lay on the topic then."""
+        return all(whole.get((topic, place.partition), 0) >= end for place, end in self.ends.items() if place.topic == topic)
+
+
 class Gaps:
     """Finds and closes gaps on the topics that the agents read."""
 
-    def __init__(self, settings: Settings, topics: list[str], take: Take, settle: Settle) -> None:
-        self._settings, self._topics, self._take, self._settle = settings, topics, take, settle
+    def __init__(self, settings: Settings, topics: list[str], take: Take, settle: Settle, clock: Clocklike) -> None:
+        self._settings, self._topics, self._take, self._settle, self._clock = settings, topics, take, settle, clock
         self._partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]
         self._connection = Connection(settings.ledger.dsn.get_secret_value(), name="tidemill-gaps")
         self._before: dict[tuple[str, int], int] = {}
         """The watermarks that were short of their end at the last look."""
+        self._goals: dict[str, Look] = {}
+        """The look of each topic whose ends are waited for: kept until they are reached, or a topic that is never quiet would never be caught up."""
+        self._reached: dict[str, datetime] = {}
+        """When the last look began whose ends a topic has reached."""
         self.outage: str | None = None
         """Why the last look did not get the ends of the logs: also a worker that publishes nothing notices that Kafka is away."""
 
@@ -79,6 +102,11 @@ class Gaps:
     async def close(self) -> None:
         await self._connection.close()
 
+    def caught_up(self, topic: str, since: datetime) -> bool:
+        """Whether all is read that lay on the topic at a look that began no earlier than `since` (both by the ledger's clock)."""
+        reached = self._reached.get(topic)
+        return reached is not None and reached >= since
+
     async def _sweep_with_consumer(self) -> None:
         consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.kafka.bootstrap, enable_auto_commit=False, auto_offset_reset="none")
         try:
@@ -94,10 +122,12 @@ class Gaps:
 
     async def sweep(self, consumer: Any) -> None:
         """One look: note watermarks that were short of the end at the last one and have not moved, then close what is open."""
+        began = self._clock.now()
         async with asyncio.timeout(PATIENCE):
             ends = await consumer.end_offsets(self._partitions)
         self.outage = None
-        rows = await self._connection.fetch("select topic, partition, next from offsets")
+        rows = await self._connection.fetch(_MARKS)
+        self._see(Look(began, ends), {(row["topic"], row["partition"]): row["whole"] for row in rows})
         marks = {(row["topic"], row["partition"]): row["next"] for row in rows}
         before, self._before = self._before, {}
         for partition, end in ends.items():
@@ -113,6 +143,12 @@ class Gaps:
                 await self._connection.fetch(_NOTE, *key, mark, end)
         while await self._close_one(consumer):
             pass
+
+    def _see(self, look: Look, whole: Mapping[tuple[str, int], int]) -> None:
+        for topic in self._topics:
+            for goal in (self._goals.setdefault(topic, look), look):
+                if goal.reached(topic, whole):
+                    self._reached[topic], self._goals[topic] = goal.began, look
 
     async def _close_one(self, consumer: Any) -> bool:
         """Close one open gap that no other worker has in hand; False when there is none."""

@@ -13,6 +13,9 @@ from streams.stage import GiveUp, Retry, Stage, TryAgain
 
 Item = dict[str, Any]
 
+SOON = timedelta(seconds=3)
+"""From one look past the deadline to the next; the ends of the logs are looked at each `sweep`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leased:
@@ -107,6 +110,12 @@ def look_again(after: timedelta, why: TryAgain | None = None) -> Item:
     """The job runs on, or the engine does not answer: ask again later."""
     item: Item = {"outcome": "waiting", "after": jittered(why.after if why and why.after else after).total_seconds()}
     return item if why is None else item | {"code": why.code, "error": why.sentence, "waiting_for": why.waiting_for}
+
+
+def unread(job_id: str, topic: str) -> Item:
+    """The deadline is over, but the job's completion may lie on Kafka unread: an end now would be one that the engine has contradicted."""
+    sentence = f"job {job_id} is past its deadline; the run times out when {topic} is read up to where it ended then, and no completion was there"
+    return look_again(SOON, TryAgain(sentence, code="completions_unread", waiting_for="kafka"))
 
 
 def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain, now: datetime) -> Item:

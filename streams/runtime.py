@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from streams.attempt import CaughtUp
 from streams.dispatch import Dispatcher
 from streams.executor import Executor, Lease, Room
 from streams.expand import Expander
@@ -32,7 +33,19 @@ LAST_FLUSH = 3.0
 class Runtime:
     """Everything between a record and the events that follow from it."""
 
-    def __init__(self, pipelines: Pipelines, services: Any, ledger: Ledger, producer: Producer, *, lease: Lease, cpu: Room, cluster: str) -> None:
+    def __init__(
+        self,
+        pipelines: Pipelines,
+        services: Any,
+        ledger: Ledger,
+        producer: Producer,
+        *,
+        lease: Lease,
+        cpu: Room,
+        cluster: str,
+        caught_up: CaughtUp,
+    ) -> None:
+        """`caught_up`: whether what lay on a topic is recorded, as the gap sweep sees it."""
         settings = pipelines.settings
         self.pipelines, self.ledger, self.lease = pipelines, ledger, lease
         dsn = settings.ledger.dsn.get_secret_value()
@@ -41,7 +54,7 @@ class Runtime:
         unheard = settings.runtime.lease - SILENT_BEATS * settings.runtime.heartbeat
         gather = GATHERED if settings.runtime.eager else 0
         self.outbox = Outbox(producer, outbox, sweep, worker=lease.worker, unheard=unheard, gather=gather, held=lambda: self.timers.behind)
-        self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu)
+        self.executor = Executor(pipelines, services, ledger, self.outbox, lease=lease, cpu=cpu, caught_up=caught_up)
         self.inbox = Inbox(pipelines, ledger, self.outbox, self.executor, cluster=cluster, worker=lease.worker, held=lambda: self.timers.behind)
         self.expander = Expander(pipelines, ledger, self.inbox)
         self.timers = Timers(pipelines, timers, ledger.clock, publish=self.outbox.publish, begin=self.executor.room_made.set)

@@ -76,10 +76,19 @@ class WorkerApp(faust.App):
         quality = LedgerQuality(standing, ledger, self.pipelines)
         services = await stack.enter_async_context(load(settings.services)(settings, LedgerVersions(versions), quality))
         await stack.enter_async_context(beside(self.pipelines, services, ledger))
-        self.runtime = Runtime(self.pipelines, services, ledger, producer, lease=self.membership, cpu=services.cpu, cluster=cluster)
+        self.runtime = Runtime(
+            self.pipelines,
+            services,
+            ledger,
+            producer,
+            lease=self.membership,
+            cpu=services.cpu,
+            cluster=cluster,
+            caught_up=lambda topic, since: self.gaps.caught_up(topic, since),
+        )
+        self.gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers, self.clock)
         self.runtime.start()
         stack.push_async_callback(self.runtime.stop)
-        self.gaps = Gaps(settings, self.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers)
         stack.push_async_callback(self.gaps.close)
         sweeping = asyncio.create_task(self.gaps.run())
         stack.callback(sweeping.cancel)

@@ -86,11 +86,22 @@ class Travel:
         self.settings = Settings(ledger=ledger, runtime=RuntimeSettings.model_validate(runtime))
         self.dsn, self.road, self.lease, self.clock = dsn, road or Road(), Lease(), AheadClock()
         self.ledger, self.services = Ledger(ledger, self.clock, worker=self.lease.worker), services
-        self.runtime = Runtime(Pipelines(pipelines, self.settings), services, self.ledger, self.road, lease=self.lease, cpu=Room(), cluster=CLUSTER)
+        self.unread: set[str] = set()
+        """Topics on which the worker does not see what comes."""
+        self.runtime = Runtime(
+            Pipelines(pipelines, self.settings),
+            services,
+            self.ledger,
+            self.road,
+            lease=self.lease,
+            cpu=Room(),
+            cluster=CLUSTER,
+            caught_up=lambda topic, since: topic not in self.unread,
+        )
         self.topics = {*self.runtime.pipelines.topics}
 
     async def read(self, record: Arrived) -> None:
-        if record.topic in self.topics:
+        if record.topic in self.topics - self.unread:
             await self.runtime.inbox.take(record)
 
     def request(self, tenant: str = "acme", **data: Any) -> Arrived:

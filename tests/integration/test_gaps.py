@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from streams import inbox
 from streams.gaps import _CLOSE, _LEASE, _NOTE, LEASE, Gaps
@@ -79,7 +80,7 @@ async def test_what_falsely_claims_to_be_ours_in_a_gap_is_a_dead_letter_before_t
         travel.road.put("training.requested", b'{"tenant_id": "acme"}', headers=forged)
     async with travelling(travel):
         taker = travel.runtime.inbox
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers)
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
         for _ in range(2):
             await gaps.sweep(Reading(travel.road))
         await gaps.close()
@@ -92,13 +93,69 @@ async def test_what_falsely_claims_to_be_ours_in_a_gap_is_a_dead_letter_before_t
 
 async def test_what_has_only_just_come_is_no_gap_and_what_nobody_read_since_the_last_look_is(ledger_dsn: str) -> None:
     travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    travel.unread.add("training.requested")
     async with travelling(travel):
         taker = travel.runtime.inbox
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers)
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
         await gaps.sweep(Reading(travel.road))
         travel.road.put("training.requested", b'{"tenant_id": "acme"}')
         await gaps.sweep(Reading(travel.road))
         assert await travel.rows("select state from gaps") == []
         await gaps.sweep(Reading(travel.road))
         assert await travel.rows("select state from gaps") == [{"state": "reread"}]
+        await gaps.close()
+
+
+async def test_a_topic_is_caught_up_when_what_lay_there_at_a_later_look_is_read_whatever_comes_meanwhile(ledger_dsn: str) -> None:
+    travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    travel.unread.add("training.requested")
+    async with travelling(travel):
+        taker, reading = travel.runtime.inbox, Reading(travel.road)
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
+        deadline = travel.clock.now()
+        assert not gaps.caught_up("training.requested", deadline)  # nobody has looked
+        first = travel.request("acme")
+        await gaps.sweep(reading)
+        assert not gaps.caught_up("training.requested", deadline)
+        after = travel.clock.now()
+        await taker.take(first)
+        travel.request("globex")
+        await gaps.sweep(reading)
+        assert gaps.caught_up("training.requested", deadline)
+        assert not gaps.caught_up("training.requested", after)
+        await gaps.close()
+
+
+async def test_a_topic_with_an_open_gap_is_caught_up_when_the_gap_is_closed(ledger_dsn: str) -> None:
+    travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    travel.unread.add("training.requested")
+    async with travelling(travel):
+        taker, reading = travel.runtime.inbox, Reading(travel.road)
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
+        deadline = travel.clock.now()
+        travel.request("acme")
+        await taker.take(travel.request("globex"))
+        assert await travel.rows("select state, first, past from gaps") == [{"state": "open", "first": 0, "past": 1}]
+        await gaps.sweep(reading)  # sees the gap, then closes it
+        assert not gaps.caught_up("training.requested", deadline)
+        await gaps.sweep(reading)
+        assert gaps.caught_up("training.requested", deadline)
+        await gaps.close()
+
+
+async def test_without_kafka_no_topic_is_caught_up(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    async with travelling(travel):
+        taker, reading = travel.runtime.inbox, Reading(travel.road)
+        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
+        await gaps.sweep(reading)
+        deadline = travel.clock.now()
+
+        async def away(partitions: Any) -> Any:
+            raise KafkaConnectionError("the broker is down")
+
+        monkeypatch.setattr(reading, "end_offsets", away)
+        with pytest.raises(KafkaConnectionError):
+            await gaps.sweep(reading)
+        assert not gaps.caught_up("training.requested", deadline)
         await gaps.close()

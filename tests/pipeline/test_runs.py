@@ -1,5 +1,6 @@
 """A request's way through the real runtime and a real ledger, Kafka played by a list."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -189,6 +190,37 @@ async def test_a_job_that_never_ends_times_out_and_is_asked_to_cancel(travel: Tr
     await travel.until(lambda runs: runs and runs[0]["stage"] == "train")
     await travel.see("select 1 from steps where state = 'waiting'")
     travel.clock.ahead = timedelta(hours=6, minutes=1)
+    [run] = await travel.over()
+    assert (run["state"], run["code"]) == ("timed_out", "job_deadline")
+    assert len(use(travel).cancelled) == 1
+
+
+async def test_a_completion_that_lies_unread_at_the_deadline_is_waited_for(travel: Travel) -> None:
+    """The engine cannot be asked, and it has long said on Kafka how the job ended."""
+    use(travel).fail["watch"] = [TryAgain("the engine is away", code="ml_engine_down", waiting_for="ml_engine")] * 1000
+    travel.request()
+    travel.unread.add("training.completed")
+    await call_back(travel)
+    travel.clock.ahead = timedelta(hours=6, minutes=1)
+    [step] = await travel.see("select state, waiting_for from steps where code = 'completions_unread'")
+    assert (step["state"], step["waiting_for"]) == ("waiting", "kafka")
+    asked = len(use(travel).calls)
+    await asyncio.sleep(1)
+    assert len(use(travel).calls) <= asked + 1  # soon again, not at once
+    assert ([run["state"] for run in await travel.runs()], use(travel).cancelled) == (["running"], [])
+    travel.unread.clear()
+    await travel.read(travel.road.log["training.completed"][0])
+    [run] = await travel.over()
+    assert run["state"] == "succeeded"
+
+
+async def test_a_job_past_its_deadline_times_out_once_all_completions_are_read(travel: Travel) -> None:
+    travel.request()
+    travel.unread.add("training.completed")
+    await travel.see("select 1 from steps where state = 'waiting'")
+    travel.clock.ahead = timedelta(hours=6, minutes=1)
+    await travel.see("select 1 from steps where code = 'completions_unread'")
+    travel.unread.clear()
     [run] = await travel.over()
     assert (run["state"], run["code"]) == ("timed_out", "job_deadline")
     assert len(use(travel).cancelled) == 1

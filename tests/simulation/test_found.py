@@ -51,7 +51,7 @@ def waiting(*, deadline: datetime, state: RunState = RunState.RUNNING) -> Leased
 
 @pytest.fixture
 def attempts() -> Attempts:
-    return Attempts(Pipelines((Pipeline("training", (train,), version="1"),), Settings()), None, At())
+    return Attempts(Pipelines((Pipeline("training", (train,), version="1"),), Settings()), None, At(), lambda topic, since: True)
 
 
 async def test_a_look_that_takes_longer_than_the_stage_may_does_not_start_the_job_again(attempts: Attempts) -> None:

@@ -35,8 +35,17 @@ class Worker:
         self.world, self.life = world, life
         self.ledger = Ledger(world.settings.ledger, world.clock, worker=life.worker)
         services = world.services(life)
-        self.runtime = Runtime(world.pipelines, services, self.ledger, SimProducer(life), lease=life, cpu=Room(), cluster="simulation")
-        self.gaps = Gaps(world.settings, world.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers)
+        self.runtime = Runtime(
+            world.pipelines,
+            services,
+            self.ledger,
+            SimProducer(life),
+            lease=life,
+            cpu=Room(),
+            cluster="simulation",
+            caught_up=lambda topic, since: self.gaps.caught_up(topic, since),
+        )
+        self.gaps: Gaps = Gaps(world.settings, world.pipelines.topics, self.runtime.inbox.take, self.runtime.inbox.settle_strangers, world.clock)
         self.heart = Connection(world.dsn, name="heart")
         self._side: list[asyncio.Task[Any]] = []
         self.ready = False

@@ -180,7 +180,7 @@ begin
     elsif v_outcome = 'waiting' then
         v_until := coalesce(v_step.deadline, p_now + make_interval(secs => (i ->> 'deadline')::float8));
         update steps set state = 'waiting', worker = null, deadline = v_until, waiting_for = i ->> 'waiting_for', code = i ->> 'code', error = i ->> 'error',
-            due_at = case when v_run.state = 'cancelling' then p_now else least(v_due, greatest(v_until, p_now)) end,
+            due_at = case when v_run.state = 'cancelling' then p_now when v_until > p_now then least(v_due, v_until) else v_due end,
             job = coalesce(i -> 'output', job), waiting_at = coalesce(waiting_at, p_now)
         where run_id = v_run_id and stage = v_stage returning * into v_step;
         if i -> 'output' is null then return jsonb_build_object('result', 'waiting'); end if;  -- one more look at the job: no news
