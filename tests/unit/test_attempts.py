@@ -38,7 +38,7 @@ def use() -> Neighbours:
 
 @pytest.fixture
 def attempts(use: Neighbours) -> Attempts:
-    return Attempts(Pipelines((QUALITY,), Settings()), use, At())
+    return Attempts(Pipelines((QUALITY,), Settings()), use, At(), lambda topic, since: True)
 
 
 async def test_a_step_over_which_workers_die_leaves_its_batch_and_fails(attempts: Attempts, use: Neighbours) -> None:
