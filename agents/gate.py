@@ -20,13 +20,14 @@ async def pass_gate(event: TrainingRequested, use: Services) -> None:
     if use.settings.quality.gate == "off":
         return
     last = await use.quality.last_verdict(event.tenant_id)
-    if last is not None:
+    if last is not None and last.watched:
         _judge(event.tenant_id, last)
     elif use.settings.quality.no_verdict != "allow" and await _knows(warehouse_of(use.settings), event.tenant_id):
         await _without_verdict(event, use)
 
 
 def _judge(tenant: str, last: LastVerdict) -> None:
+    """A verdict on no data holds nobody: that there is none has been looked at for this very run, or the gate would not ask it."""
     if not last.watched or last.gate == "off" or last.allowed is not None or last.verdict in ("pass", "warn"):
         return
     named = ", ".join(last.failed[:8]) + (f" and {len(last.failed) - 8} more" if len(last.failed) > 8 else "")
@@ -48,10 +49,12 @@ async def _without_verdict(event: TrainingRequested, use: Services) -> None:
         raise TryAgain(
             f"the data of {tenant} is being measured for the first time", code="quality_unknown", after=LOOK_AGAIN, free=True, waiting_for="quality"
         )
+    if (last := await use.quality.last_verdict(tenant)) is not None:  # recorded since the gate looked first
+        _judge(tenant, last)
 
 
 async def _knows(warehouse: Warehouse, tenant: str) -> bool:
-    """Whether the tenant is in the warehouse: who is not, is neither watched nor gated."""
+    """Whether the warehouse has anything of the tenant: who is not there, is neither watched nor gated."""
     try:
         return await warehouse.knows(tenant)
     except Exception as error:

@@ -8,7 +8,11 @@ from typing import Any
 
 import asyncpg
 
-_KNOWN = "select exists (select 1 from tenants where tenant_id = $1)"
+from expectations.trouble import is_away
+
+_ANY_THERE = "select bool_or(to_regclass(n) is not null) from unnest($1::text[]) n"
+_TABLES = ("tenants", "users", "items", "user_interactions")
+_KNOWN = "select " + " or ".join(f"exists (select 1 from {table} where tenant_id = $1)" for table in _TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +59,18 @@ class Warehouse:
             await connection.execute("select set_config('role', $1, true)", self.role)
 
     async def knows(self, tenant_id: str) -> bool:
-        """Whether the tenant is in the warehouse; one without tables knows nobody, and where it may not be asked, it may be watched."""
-        connection = await self.connect()
+        """Whether the warehouse has an entry or rows of the tenant, by the rule of `Profile.watched`: in doubt it has."""
         try:
-            return bool(await connection.fetchval(_KNOWN, tenant_id, timeout=5))
-        except asyncpg.UndefinedTableError:
-            return False
-        except asyncpg.InsufficientPrivilegeError:
+            async with self.snapshot() as connection:
+                if not await connection.fetchval(_ANY_THERE, [*_TABLES, "model_training_runs"]):
+                    return False
+                await self.become_reader(connection)
+                await connection.execute("select set_config('statement_timeout', $1, true)", f"{int(self.least_timeout * 1000)}ms")
+                return bool(await connection.fetchval(_KNOWN, tenant_id, timeout=self.least_timeout + 10))
+        except (asyncpg.PostgresError, asyncpg.DataError) as error:
+            if is_away(error):
+                raise
             return True
-        finally:
-            await _close(connection)
 
 
 async def create_tables(dsn: str) -> None:

@@ -66,6 +66,8 @@ class LedgerQuality:
         answer = await request_run(
             self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=f"gate:{training_run}", source="gate"
         )
+        if answer["result"] == "seen":
+            return not await self._connection.fetch(_sql("recorded"), [UUID(answer["run_id"])])
         return bool(answer["result"] != "refused")
 
     async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:

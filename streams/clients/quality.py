@@ -30,6 +30,7 @@ class LastVerdict:
     """What the gate decides by."""
 
     watched: bool
+    """False: there was nothing to measure."""
     verdict: str
     failed: list[str]
     """Names of the checks that failed or could not be answered."""
@@ -103,7 +104,7 @@ class Quality(Protocol):
         ...
 
     async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
-        """Have the tenant measured for the sake of a run that waits for it; False when nobody here can."""
+        """Have the tenant measured for the sake of a run that waits for it; False when nobody here can, or when it was."""
         ...
 
     async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:

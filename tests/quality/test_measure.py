@@ -128,6 +128,21 @@ async def test_items_of_a_tenant_without_an_entry_are_watched_all_the_same(table
     assert profile.known is False
 
 
+@pytest.mark.parametrize("table", ["tenants", "users", "items", "user_interactions"])
+async def test_the_gate_knows_whom_the_measuring_watches_from_an_entry_or_rows_in_any_table(tables, warehouse, table):
+    rows = a_tenant("acme")
+    await load(tables, Rows(**{table: getattr(rows, table)}))
+    assert await warehouse.knows("acme")
+    assert not await warehouse.knows("stranger")
+
+
+@pytest.mark.parametrize("statement", ["drop table tenants", "revoke select on users from tidemill_reader", "alter table items drop tenant_id"])
+async def test_where_the_gate_cannot_ask_it_takes_the_tenant_for_watched_as_the_measuring_does(tables, warehouse, statement):
+    await tables.execute(statement)
+    assert (await look(warehouse, "acme"))["acme"].watched
+    assert await warehouse.knows("acme")
+
+
 @pytest.mark.parametrize(
     ("statement", "code", "table"),
     [

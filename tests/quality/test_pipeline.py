@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agents.quality import alert, measure
+from expectations.warehouse import Warehouse
 from schemas.quality import DqEvaluated, DqTick
 from streams.ledger.connection import Connection, connect
 from streams.projection import Projection
@@ -91,6 +92,31 @@ async def test_who_is_not_in_the_warehouse_is_neither_watched_nor_gated(world, t
     await world.run(await world.train("stranger"), state="succeeded")
     await deliver(world)
     assert told(world) == []
+
+
+async def test_who_has_rows_and_no_entry_is_measured_before_its_first_training(world, tables):
+    rows = spoil(a_tenant("foul"), kinds=90)
+    rows.tenants = []
+    await load(tables, rows)
+    await world.run(await world.train("foul"), state="blocked")
+
+
+async def test_a_verdict_from_before_there_was_any_data_lets_nobody_through_once_there_is(world, tables):
+    await world.tick("late")
+    await load(tables, spoil(a_tenant("late"), kinds=90))
+    await world.run(await world.train("late"), state="blocked")
+
+
+async def test_who_turns_out_to_have_no_data_is_measured_once_and_then_trains(world, tables, monkeypatch):
+    """The gate takes whom it cannot ask for as watched; what the measuring found for this very run then counts."""
+
+    async def in_doubt(warehouse, tenant):
+        return True
+
+    monkeypatch.setattr(Warehouse, "knows", in_doubt)
+    await world.tick("stranger")
+    await world.run(await world.train("stranger"), state="succeeded")
+    assert len([run for run in await world.runs() if run["pipeline"] == "quality"]) == 2
 
 
 async def test_an_allowance_lets_a_tenant_train_until_it_expires_and_is_in_the_journal(world, tables):
