@@ -20,6 +20,8 @@ async def pass_gate(event: TrainingRequested, use: Services) -> None:
     if use.settings.quality.gate == "off":
         return
     last = await use.quality.last_verdict(event.tenant_id)
+    if last is not None and (last.gate == "off" or last.allowed is not None):
+        return
     if last is not None and last.watched:
         _judge(event.tenant_id, last)
     elif use.settings.quality.no_verdict != "allow" and await _knows(warehouse_of(use.settings), event.tenant_id):
@@ -28,7 +30,7 @@ async def pass_gate(event: TrainingRequested, use: Services) -> None:
 
 def _judge(tenant: str, last: LastVerdict) -> None:
     """A verdict on no data holds nobody: that there is none has been looked at for this very run, or the gate would not ask it."""
-    if not last.watched or last.gate == "off" or last.allowed is not None or last.verdict in ("pass", "warn"):
+    if not last.watched or last.verdict in ("pass", "warn"):
         return
     named = ", ".join(last.failed[:8]) + (f" and {len(last.failed) - 8} more" if len(last.failed) > 8 else "")
     why = "did not pass" if last.verdict == "fail" else "could not be measured"

@@ -30,12 +30,12 @@ class LastVerdict:
     """What the gate decides by."""
 
     watched: bool
-    """False: there was nothing to measure."""
-    verdict: str
+    """False: there was nothing to measure, or nobody has yet."""
+    verdict: str | None
     failed: list[str]
     """Names of the checks that failed or could not be answered."""
-    run_id: UUID
-    at: datetime
+    run_id: UUID | None
+    at: datetime | None
     allowed: str | None = None
     """Why the tenant may train all the same, while an allowance holds."""
     gate: str | None = None
@@ -100,7 +100,7 @@ class Quality(Protocol):
         ...
 
     async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
-        """The newest verdict, with an allowance that holds."""
+        """The newest verdict, with the tenant's own gate and an allowance that holds, which count before there is one; None: no such tenant."""
         ...
 
     async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:

@@ -5,10 +5,10 @@ select t.tenant_id, t.settings, s.profile, coalesce(s.watched, true) as watched,
        coalesce((select jsonb_object_agg(b.metric, b.samples) from quality_baselines b where b.tenant_id = t.tenant_id and b.hour = $2), '{}') as samples
 from tenants t left join quality_states s using (tenant_id) where t.tenant_id = any ($1);
 
--- last_verdict($1 tenant, $2 now): the newest verdict and the allowance that holds
-select s.watched, s.verdict, s.checks, s.run_id, s.at, t.settings -> 'quality' ->> 'gate' as gate,
+-- last_verdict($1 tenant, $2 now): the newest verdict, if there is one, the tenant's own gate and the allowance that holds
+select coalesce(s.watched, false) as watched, s.verdict, coalesce(s.checks, '[]') as checks, s.run_id, s.at, t.settings -> 'quality' ->> 'gate' as gate,
        (select a.reason from quality_allowances a where a.tenant_id = $1 and a.until > $2 order by a.until desc limit 1) as allowed
-from quality_states s left join tenants t using (tenant_id) where s.tenant_id = $1;
+from tenants t left join quality_states s using (tenant_id) where t.tenant_id = $1;
 
 -- recorded($1 runs): what was decided about these runs' verdicts, as far as they were recorded
 select run_id, decided from quality_recorded where run_id = any ($1);

@@ -17,6 +17,7 @@ from streams.proof import record
 from streams.quality import allow
 from streams.resident import ResidentChild
 from streams.stage import TryAgain
+from streams.tenants import add_tenant, change_tenant
 from tests.fakes import FakeMonitoring
 from tests.quality.data import NOW, Rows, a_tenant, load, spoil
 from tests.quality.world import World, open_world
@@ -105,6 +106,17 @@ async def test_a_verdict_from_before_there_was_any_data_lets_nobody_through_once
     await world.tick("late")
     await load(tables, spoil(a_tenant("late"), kinds=90))
     await world.run(await world.train("late"), state="blocked")
+
+
+async def test_an_allowance_and_the_tenants_own_gate_count_before_the_first_verdict(world, tables):
+    for tenant in ("allowed", "ungated"):
+        await load(tables, spoil(a_tenant(tenant), kinds=90))
+        await add_tenant(world.ledger, tenant, name=None, by="test")
+    await allow(world.ledger, world.pipelines, "allowed", reason="known, harmless", by="ann", hold=timedelta(hours=2))
+    await change_tenant(world.ledger, "ungated", name=None, owner=None, labels={}, settings={"quality.gate": "off"}, by="test")
+    for tenant in ("allowed", "ungated"):
+        await world.run(await world.train(tenant), state="succeeded")
+    assert {run["pipeline"] for run in await world.runs()} == {"training"}  # nobody waited for a measurement
 
 
 async def test_who_turns_out_to_have_no_data_is_measured_once_and_then_trains(world, tables, monkeypatch):
