@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID, uuid5
 
 import asyncpg
 import structlog
+from pydantic import ValidationError
 
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
@@ -101,12 +103,11 @@ class Timers:
             if held := [_key(row) for row in rows if row["paused"]]:
                 await raw.execute("select hold_slots($1)", held)
             rows = [row for row in rows if not row["paused"]]
-            fire = sorted((row for row in rows if not _skipped(row)), key=lambda row: str(row["tenant_id"]))
-            items = [self._request(row) | {"n": n} for n, row in enumerate(fire, start=1)]
+            fire, items, skipped = self._judge(rows)
             slots = [row["schedule_id"] for row in fire], [row["due"] for row in fire]
             fired = await raw.fetch("select * from fire_slots($1, $2, $3, $4)", items, *slots, now) if items else []
-            if settled := [_key(row) | {"state": "skipped", "reason": reason} for row in rows if (reason := _skipped(row))]:
-                await raw.execute("select settle_slots($1, $2)", settled, now)
+            if skipped:
+                await raw.execute("select settle_slots($1, $2)", skipped, now)
         answers = [row["answer"] or accepted.answer(items[row["n"] - 1], row, now) for row in fired]
         self._behind_since = (self._behind_since or time.monotonic()) if len(rows) + len(held) == SLOTS else None
         self._follow(answers)
@@ -121,6 +122,27 @@ class Timers:
             self._publish(self._later)
             self._later = []
             self._begin()
+
+    def _judge(self, rows: Sequence[Any]) -> tuple[list[Any], list[Answer], list[Answer]]:
+        """The slots that fire, tenant by tenant, with their requests; and those that do not, with the reason."""
+        fire: list[Any] = []
+        items: list[Answer] = []
+        skipped: list[Answer] = []
+        bad = Counter[tuple[str, str]]()
+        for row in sorted(rows, key=lambda row: str(row["tenant_id"])):
+            reason = _skipped(row)
+            if reason is None:
+                try:
+                    items.append(self._request(row) | {"n": len(items) + 1})
+                    fire.append(row)
+                    continue
+                except (KeyError, ValidationError) as error:  # the rules of today; the schedule was held to those of its day
+                    reason = _unfit(row, error)
+                    bad[row["name"], reason] += 1
+            skipped.append(_key(row) | {"state": "skipped", "reason": reason})
+        for (name, reason), count in bad.items():
+            log.error("slots cannot be made into requests; they are skipped", code="bad_slot", schedule=name, slots=count, reason=reason)
+        return fire, items, skipped
 
     def _request(self, row: Any) -> Answer:
         pipeline = self._pipelines.by_name[row["pipeline"]]
@@ -151,6 +173,14 @@ def rule_of(row: Any) -> Rule:
 def _skipped(row: Any) -> str | None:
     """Why a slot does not fire, or None."""
     return "a run was active (overlap: skip)" if row["overlap"] == "skip" and row["busy"] else None
+
+
+def _unfit(row: Any, error: KeyError | ValidationError) -> str:
+    """Why a slot cannot be made into a request."""
+    if isinstance(error, KeyError):
+        return f"there is no pipeline {row['pipeline']}"
+    parts = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, ('request', *part['loc'])))}: {part['msg']}" for part in parts)[:200]
 
 
 def _key(row: Any) -> Answer:

@@ -1,12 +1,14 @@
 """Schedules through the real runtime: each slot fires once, whoever is there to fire it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from streams import timers
 from streams.stage import GiveUp
@@ -108,3 +110,21 @@ async def test_a_schedule_that_nobody_can_follow_is_paused_and_the_others_go_on(
     await schedule(travel)
     await travel.over(1)
     await travel.see("select 1 from schedules where name = 'broken' and paused")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ({"pipeline": "laundry"}, "there is no pipeline laundry"),
+        ({"request": json.dumps({"model_config": {"epochs": 0}})}, "request.model_config.epochs: Input should be greater than or equal to 1"),
+    ],
+)
+async def test_a_slot_that_fits_no_request_is_skipped_with_the_reason_and_the_others_fire(travel: Travel, spoilt: Any, reason: str) -> None:
+    await add(travel, "acme", "globex")
+    with capture_logs() as logs:
+        await schedule(travel, "broken", next_due=travel.clock.now() - timedelta(seconds=2), **spoilt)
+        await schedule(travel)
+        await travel.over(2)
+    slots = await travel.see("select state, reason from slots join schedules using (schedule_id) where name = 'broken' and state <> 'due'", rows=2)
+    assert {(slot["state"], slot["reason"]) for slot in slots} == {("skipped", reason)}
+    assert [(line["schedule"], line["slots"]) for line in logs if line.get("code") == "bad_slot"] == [("broken", 2)]
