@@ -73,7 +73,7 @@ async def _change(raw: "asyncpg.Connection[Any]", row: Any, said: dict[str, Any]
     sets = ", ".join(f"{field} = ${n}" for n, field in enumerate(said, start=2))
     row = await raw.fetchrow(f"update schedules set {sets} where schedule_id = $1 returning *", row["schedule_id"], *said.values())
     assert row is not None
-    if not said.keys().isdisjoint(_RULE) and row["next_due"] is not None:
+    if not said.keys().isdisjoint(_RULE) and (row["next_due"] is not None or not row["paused"]):  # without a next time and not paused: it was over
         # of a paused schedule: the first time by the new rule since the pause, as the resume will ask for what was missed
         since = now if not row["paused"] else min(now, row["next_due"] - timedelta(seconds=1))
         row = await _due(raw, row["schedule_id"], next_due(rule_of(row), since))

@@ -59,6 +59,19 @@ async def test_a_changed_schedule_fires_at_its_new_time_without_a_restart(travel
     await travel.over()
 
 
+async def test_a_schedule_that_is_over_goes_on_when_its_end_is_put_off(travel: Travel) -> None:
+    await add(travel, "acme")
+    now = travel.clock.now()
+    await put(travel, **DAILY | {"cron": "*/5 * * * *", "ends_at": now + timedelta(minutes=6)})
+    await resume(travel)
+    travel.clock.ahead = timedelta(minutes=30)
+    await travel.see("select 1 from schedules where next_due is null and not paused")
+    await travel.over(1)
+    assert (await put(travel, ends_at=now + timedelta(days=1)))["next_due"] is not None
+    travel.clock.ahead = timedelta(minutes=36)
+    await travel.over(2)
+
+
 @pytest.mark.parametrize(("policy", "fires"), [("skip", 0), ("latest", 1), ("all", 3)])
 async def test_a_resumed_schedule_makes_up_for_what_it_missed_by_its_policy(travel: Travel, policy: str, fires: int) -> None:
     await add(travel, "acme")
