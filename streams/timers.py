@@ -97,21 +97,20 @@ class Timers:
         """Turn due slots into requests; how many slots were due. Requests and slots are one transaction."""
         now = self._clock.now()
         async with self._connection.transaction() as raw:
-            rows = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
-            if rows:
+            due = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
+            if due:
                 point("slot.firing")
-            if held := [_key(row) for row in rows if row["paused"]]:
+            if held := [_key(row) for row in due if row["paused"]]:
                 await raw.execute("select hold_slots($1)", held)
-            rows = [row for row in rows if not row["paused"]]
-            fire, items, skipped = self._judge(rows)
+            fire, items, skipped = self._judge([row for row in due if not row["paused"]])
             slots = [row["schedule_id"] for row in fire], [row["due"] for row in fire]
             fired = await raw.fetch("select * from fire_slots($1, $2, $3, $4)", items, *slots, now) if items else []
             if skipped:
                 await raw.execute("select settle_slots($1, $2)", skipped, now)
         answers = [row["answer"] or accepted.answer(items[row["n"] - 1], row, now) for row in fired]
-        self._behind_since = (self._behind_since or time.monotonic()) if len(rows) + len(held) == SLOTS else None
+        self._behind_since = (self._behind_since or time.monotonic()) if len(due) == SLOTS else None
         self._follow(answers)
-        return len(rows) + len(held)
+        return len(due)
 
     def _follow(self, answers: list[Answer]) -> None:
         """Publish the requests now, what they came to when the crowd is through."""
@@ -124,17 +123,25 @@ class Timers:
             self._begin()
 
     def _judge(self, rows: Sequence[Any]) -> tuple[list[Any], list[Answer], list[Answer]]:
-        """The slots that fire, tenant by tenant, with their requests; and those that do not, with the reason."""
+        """The slots that fire, tenant by tenant, with their requests; and those that do not, with the reason.
+
+        A slot that minds other runs is left due when one before it fires: what was read of the tenant holds no more, the next transaction judges it.
+        """
         fire: list[Any] = []
         items: list[Answer] = []
         skipped: list[Answer] = []
         bad = Counter[tuple[str, str]]()
+        begun: set[tuple[str, str]] = set()
         for row in sorted(rows, key=lambda row: str(row["tenant_id"])):
             reason = _skipped(row)
             if reason is None:
+                pipeline = row["tenant_id"], row["pipeline"]
+                if row["overlap"] != "merge" and pipeline in begun:
+                    continue
                 try:
                     items.append(self._request(row) | {"n": len(items) + 1})
                     fire.append(row)
+                    begun.add(pipeline)
                     continue
                 except (KeyError, ValidationError) as error:  # the rules of today; the schedule was held to those of its day
                     reason = _unfit(row, error)

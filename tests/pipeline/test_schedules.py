@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -102,6 +103,21 @@ async def test_with_overlap_skip_a_busy_tenant_is_passed_over_with_the_reason(tr
     [slot] = await travel.see("select state, reason from slots where state <> 'due'")
     assert (slot["state"], slot["reason"]) == ("skipped", "a run was active (overlap: skip)")
     assert len(await travel.runs()) == 1
+
+
+@pytest.mark.parametrize(("overlap", "states"), [("skip", {"fired": 1, "skipped": 3}), ("queue", {"fired": 2, "due": 2}), ("merge", {"fired": 4})])
+async def test_overlap_holds_among_slots_that_are_due_at_once(travel: Travel, overlap: str, states: dict[str, int]) -> None:
+    travel.services.fail.clear()  # the first run stays open: its job goes on
+    await add(travel, "acme", "globex")
+    due = travel.clock.now() - timedelta(hours=3, minutes=30)
+    await schedule(travel, cron=f"{due.minute} * * * *", missed="all", overlap=overlap, next_due=due)
+    await travel.see("select 1 from slots where state <> 'due'", rows=2 * sum(n for state, n in states.items() if state != "due"))
+    await asyncio.sleep(1)
+    for tenant in ("acme", "globex"):
+        slots = await travel.rows("select state, run_id from slots where tenant_id = $1 order by due", tenant)
+        assert Counter(slot["state"] for slot in slots) == states
+        assert slots[0]["state"] == "fired"
+        assert len({slot["run_id"] for slot in slots if slot["run_id"]}) == min(states["fired"], 2)
 
 
 async def test_a_schedule_that_nobody_can_follow_is_paused_and_the_others_go_on(travel: Travel) -> None:
