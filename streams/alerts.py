@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from streams.clients.answers import Unfit
 from streams.clients.monitoring import Monitoring
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Clocklike
@@ -72,14 +73,13 @@ class Alerts:
                 tenant_id=row["tenant_id"],
                 details=row["details"] | {"incident": str(row["incident_id"]), "kind": row["kind"]},
             )
-        except TryAgain as why:
-            logged = row["logged_at"] or _say(row, why.code, why.sentence, now)
-            wait = min(why.after or timedelta(seconds=2 ** min(row["attempts"], 6)), LONGEST)
-            await raw.execute(_LATER, row["incident_id"], row["number"], now + wait, why.code, logged)
-            return False
-        except GiveUp as why:
+        except Unfit as why:
             _say(row, why.code, why.sentence, now)
             await raw.execute(_LATER, row["incident_id"], row["number"], _never(), why.code, now)
+            return False
+        except (TryAgain, GiveUp) as why:  # access rules, an address, a proxy on the way: somebody mends it, and the alert is still wanted
+            logged = row["logged_at"] or _say(row, why.code, why.sentence, now)
+            await raw.execute(_LATER, row["incident_id"], row["number"], now + _wait(why, row["attempts"]), why.code, logged)
             return False
         await raw.execute(_DELIVERED, row["incident_id"], row["number"], now)
         return True
@@ -108,6 +108,13 @@ def _say(row: dict[str, Any], code: str, reason: str, now: datetime) -> datetime
         incident=str(row["incident_id"]),
     )
     return now
+
+
+def _wait(why: TryAgain | GiveUp, attempts: int) -> timedelta:
+    """How long until the next try: longer each time, and the longest at once when it takes somebody to mend it."""
+    if isinstance(why, GiveUp):
+        return LONGEST
+    return min(why.after or timedelta(seconds=2 ** min(attempts, 6)), LONGEST)
 
 
 def _never() -> datetime:

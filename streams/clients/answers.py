@@ -65,6 +65,10 @@ class Unanswered(Failed):
         return cls("reset", "broke the connection off before its answer was complete")
 
 
+class Unfit(GiveUp):
+    """What was sent is itself refused (413, 422): the same is refused for ever, whoever mends what."""
+
+
 def no_answer(name: str, trouble: Unanswered) -> TryAgain:
     """Nobody there costs no attempt; an unsure answer does. Either way the next try has the same key."""
     outage = trouble.kind in ("connect", "dns", "tls")
@@ -93,7 +97,8 @@ def refusal(name: str, status: int, problem: Problem) -> GiveUp:
     code = re.sub(r"[^\w .-]", "", problem.code)[:60]
     said = " ".join("".join(c if c.isprintable() else " " for c in problem.message).split())[:300]
     reason = ": ".join(part for part in (code, said) if part) or "no reason given"
-    return GiveUp(f"{name} refused with {status} ({reason}); mend that, then `tidemill retry` the run", code=f"{name}_{what}")
+    kind = Unfit if status in (413, 422) else GiveUp
+    return kind(f"{name} refused with {status} ({reason}); mend that, then `tidemill retry` the run", code=f"{name}_{what}")
 
 
 def in_progress(reply: Reply) -> bool:

@@ -5,10 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agents.absence import judge
 from streams.absence import Absence
 from streams.alerts import Alerts
+from streams.clients.answers import Problem, refusal
 from streams.ledger.connection import Connection
 from streams.pauses import pause
 from streams.stage import GiveUp
@@ -128,3 +130,20 @@ async def test_a_thousand_tenants_are_looked_at_at_once_and_one_worker_looks(wat
     assert await watch.absence.look() == 0
     looks = [await watch.travel.rows("select may_look('absence', '1 minute') as mine") for _ in range(3)]
     assert [rows[0]["mine"] for rows in looks] == [True, None, None]
+
+
+@pytest.mark.parametrize(("status", "told"), [(401, 1), (404, 1), (409, 1), (413, 0), (422, 0)])
+async def test_an_alert_that_monitoring_refuses_is_told_once_that_is_mended(watch: Watch, status: int, told: int) -> None:
+    await watch.tenant("acme", tick_within="off")
+    take = watch.monitoring.raise_alert
+
+    async def refuse(**_: Any) -> None:
+        raise refusal("monitoring", status, Problem())
+
+    with capture_logs() as logs:
+        watch.monitoring.raise_alert = refuse  # type: ignore[method-assign,assignment]
+        assert await watch.look(31 * HOUR) == []
+        assert await watch.look(HOUR) == []
+    assert len([line for line in logs if line["event"] == "alert, not delivered yet"]) == 1
+    watch.monitoring.raise_alert = take  # type: ignore[method-assign]
+    assert len(await watch.look(timedelta(minutes=1))) == told
