@@ -24,6 +24,7 @@ PAUSE = 5.0
 Judge = Callable[[dict[str, Any], datetime, Settings], Change]
 """From a row of `absences` and the time: what changes about its incident."""
 _FIND = "select * from absences($1, $2)"
+_LOCK, _UNLOCK = (f"select {function}(hashtext('absence'))" for function in ("pg_try_advisory_lock", "pg_advisory_unlock"))
 
 
 class Absence:
@@ -46,15 +47,19 @@ class Absence:
 
     async def look(self) -> int:
         """One look at all tenants; how many incidents changed."""
+        raw = await self._connection.raw()  # one to the end: whoever loses it, or fails and drops it, has lost the lock
+        if not await raw.fetchval(_LOCK):
+            return 0  # another's look takes longer than `absence.every`; what it has read and not written yet would be told twice
         now = self._clock.now()
-        found = await self._connection.fetch(_FIND, now, rules(self._settings.absence))
+        found = await raw.fetch(_FIND, now, rules(self._settings.absence))
         changes = [(row["tenant_id"], self._judge(dict(row), now, self._settings)) for row in found]
         changes = [each for each in changes if each[1].after is not None]
         for some in _chunks(changes):
-            async with self._connection.transaction() as raw:
+            async with raw.transaction():
                 await raw.execute("select lock_tenant(tenant) from unnest($1::text[]) tenant order by tenant", [tenant for tenant, _ in some])
                 for tenant, change in some:
                     await carry_out(raw, tenant, None, change, now)
+        await raw.execute(_UNLOCK)
         return len(changes)
 
 

@@ -1,9 +1,11 @@
 """What did not happen is told once, through the same incidents as data quality, and taken back when it happens."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -20,6 +22,7 @@ from tests.pipeline.toy import QUALITY, TOY, Neighbours
 from tests.travel import Travel, travelling
 
 HOUR = timedelta(hours=1)
+WAITING = "select 1 from pg_stat_activity where datname = current_database() and query like '%lock_tenant%' and wait_event_type = 'Lock'"
 
 
 class Watch:
@@ -147,3 +150,21 @@ async def test_an_alert_that_monitoring_refuses_is_told_once_that_is_mended(watc
     assert len([line for line in logs if line["event"] == "alert, not delivered yet"]) == 1
     watch.monitoring.raise_alert = take  # type: ignore[method-assign]
     assert len(await watch.look(timedelta(minutes=1))) == told
+
+
+async def test_a_look_that_takes_long_is_not_joined_by_another(watch: Watch) -> None:
+    await watch.tenant("acme", tick_within="off")
+    watch.travel.clock.ahead += 31 * HOUR
+    holder, connection = await asyncpg.connect(watch.travel.dsn), Connection(watch.travel.dsn)
+    try:
+        async with holder.transaction():
+            await holder.execute("select lock_tenant('acme')")
+            slow = asyncio.create_task(watch.absence.look())
+            await watch.travel.see(WAITING)
+            other = asyncio.create_task(Absence(connection, watch.travel.clock, watch.travel.settings, judge).look())
+            await asyncio.wait([other], timeout=3)  # it has read before the other's writing is seen
+        assert (await slow, await other) == (1, 0)
+    finally:
+        await connection.close()
+        await holder.close()
+    assert await watch.look() == [("acme", "absence.training", "opened")]
