@@ -18,6 +18,7 @@ from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.queries import queries
 from streams.pipelines import Pipelines
 from streams.requests import refused, request_run, wake
+from streams.stage import TryAgain
 
 log = structlog.get_logger(__name__)
 
@@ -63,12 +64,18 @@ class LedgerQuality:
         return LastVerdict(row["watched"], row["verdict"], failed, row["run_id"], row["at"], row["allowed"], row["gate"])
 
     async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
-        answer = await request_run(
-            self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=f"gate:{training_run}", source="gate"
-        )
+        answer = await self._measure(tenant_id, f"gate:{training_run}")
+        if answer["result"] == "seen" and (in_vain := await self._connection.value(_sql("in_vain"), tenant_id, training_run)):
+            answer = await self._measure(tenant_id, f"gate:{training_run}:{in_vain}")
+        if answer["result"] == "refused" and answer["code"] != "unknown_pipeline":
+            why = f"{answer['code']}: {answer['sentence']}"
+            raise TryAgain(f"the data of {tenant_id} cannot be measured now ({why})", code="quality_unknown", free=True, waiting_for="quality")
         if answer["result"] == "seen":
             return not await self._connection.fetch(_sql("recorded"), [UUID(answer["run_id"])])
         return bool(answer["result"] != "refused")
+
+    async def _measure(self, tenant_id: str, key: str) -> Answer:
+        return await request_run(self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=key, source="gate")
 
     async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
         return await let_through(self._ledger, self._pipelines, tenants, reason)

@@ -104,7 +104,8 @@ class Quality(Protocol):
         ...
 
     async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
-        """Have the tenant measured for the sake of a run that waits for it; False when nobody here can, or when it was."""
+        """Have the tenant measured for the sake of a run that waits for it, anew when that ended without a verdict; False when nobody here can,
+        or when it was. Raises TryAgain when it may not be asked for now."""
         ...
 
     async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:

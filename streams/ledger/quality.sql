@@ -13,6 +13,11 @@ from tenants t left join quality_states s using (tenant_id) where t.tenant_id = 
 -- recorded($1 runs): what was decided about these runs' verdicts, as far as they were recorded
 select run_id, decided from quality_recorded where run_id = any ($1);
 
+-- in_vain($1 tenant, $2 training run): how many of the tenant's quality runs ended without a verdict since the training was asked for
+select count(*)::int from runs q join runs t on t.run_id = $2
+where q.tenant_id = $1 and q.pipeline = 'quality' and q.finished_at >= t.requested_at
+  and not exists (select 1 from quality_recorded r where r.run_id = q.run_id);
+
 -- incidents($1 tenants): each check's newest incident
 select distinct on (tenant_id, check_name) tenant_id, check_name, id, state, severity, changed_at, resolved_at, calm, flaps
 from incidents where tenant_id = any ($1) order by tenant_id, check_name, opened_at desc, id;

@@ -16,8 +16,8 @@ from streams.projection import Projection
 from streams.proof import record
 from streams.quality import allow
 from streams.resident import ResidentChild
-from streams.stage import TryAgain
-from streams.tenants import add_tenant, change_tenant
+from streams.stage import GiveUp, TryAgain
+from streams.tenants import add_tenant, change_tenant, suspend_tenant
 from tests.fakes import FakeMonitoring
 from tests.quality.data import NOW, Rows, a_tenant, load, spoil
 from tests.quality.world import World, open_world
@@ -117,6 +117,27 @@ async def test_an_allowance_and_the_tenants_own_gate_count_before_the_first_verd
     for tenant in ("allowed", "ungated"):
         await world.run(await world.train(tenant), state="succeeded")
     assert {run["pipeline"] for run in await world.runs()} == {"training"}  # nobody waited for a measurement
+
+
+async def test_a_measurement_that_ends_without_a_verdict_is_asked_for_again(world, tables, monkeypatch):
+    run, failures = world.use.judge.run, [GiveUp("not today", code="judge_died")]
+
+    async def fails_once(function, *args, timeout):
+        if failures:
+            raise failures.pop()
+        return await run(function, *args, timeout=timeout)
+
+    monkeypatch.setattr(world.use.judge, "run", fails_once)
+    await load(tables, a_tenant("acme"))
+    await world.run(await world.train("acme"), state="succeeded")
+    assert sorted(run["state"] for run in await world.runs() if run["pipeline"] == "quality") == ["failed", "succeeded"]
+
+
+async def test_a_measurement_that_is_refused_lets_nobody_train_unmeasured(world):
+    await add_tenant(world.ledger, "acme", name=None, by="test")
+    await suspend_tenant(world.ledger, world.pipelines, "acme", by="test")
+    with pytest.raises(TryAgain, match="tenant_suspended"):
+        await world.use.quality.ask_to_measure("acme", uuid4())
 
 
 async def test_who_turns_out_to_have_no_data_is_measured_once_and_then_trains(world, tables, monkeypatch):
