@@ -1,4 +1,4 @@
-"""What a worker does beside its steps: alerts go to monitoring, ended runs into the tenants' warehouse; looks for what arrived or did not happen."""
+"""What a worker does beside its steps: alerts to monitoring, ended runs into the tenants' warehouse; looks for what arrived, is late or may go on."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,7 @@ from streams.alerts import Alerts
 from streams.arrivals import Arrivals
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Ledger
+from streams.let_through import LetThrough
 from streams.pipelines import Pipelines
 from streams.projection import Projection
 from streams.services import Services
@@ -27,18 +28,20 @@ async def beside(pipelines: Pipelines, services: Any, ledger: Ledger) -> AsyncIt
     dsn = settings.ledger.dsn.get_secret_value()
     telling, looking, finding = (Connection(dsn, name=f"tidemill-{name}", statement_timeout=60) for name in ("alerts", "absence", "arrivals"))
     showing, sweeping = Connection(dsn, name="tidemill-projection"), Connection(dsn, name="tidemill-sweeper", statement_timeout=60)
+    passing = Connection(dsn, name="tidemill-let-through", statement_timeout=60)
     warehouse = Connection(settings.warehouse.dsn.get_secret_value(), name="tidemill-projection")
     alerts = Alerts(telling, services.monitoring, clock, kept=settings.quality.kept)
     projection = Projection(showing, warehouse, role=settings.quality.projector_role)
     absence = Absence(looking, clock, settings, load(settings.absence.judge))
     arrivals = Arrivals(finding, ledger, pipelines, services, load(settings.arrivals.look))
     sweeper = Sweeper(sweeping, services.objects, clock, settings)
-    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals, sweeper)]
+    passed = LetThrough(passing, ledger, pipelines)
+    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals, sweeper, passed)]
     try:
         yield
     finally:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        for connection in (telling, looking, finding, showing, sweeping, warehouse):
+        for connection in (telling, looking, finding, showing, sweeping, passing, warehouse):
             await connection.close()

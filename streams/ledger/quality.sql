@@ -65,6 +65,13 @@ from unnest($1::text[]) t (tenant_id), lateral (select tenant_id, run_id, reques
     where tenant_id = t.tenant_id and pipeline = 'training' order by requested_at desc, version desc limit 1) r
 where r.state = 'blocked' and r.code = 'data_quality';
 
+-- passable($1 now): active tenants whose newest training the gate blocked although it would let the next one pass
+select t.tenant_id
+from tenants t left join quality_states s using (tenant_id), lateral (select state, code from runs
+    where tenant_id = t.tenant_id and pipeline = 'training' order by requested_at desc, version desc limit 1) r
+where t.status = 'active' and r.state = 'blocked' and r.code = 'data_quality'
+  and (s.watched and s.verdict in ('pass', 'warn') or exists (select 1 from quality_allowances a where a.tenant_id = t.tenant_id and a.until > $1));
+
 -- allow($1 tenant, $2 reason, $3 by, $4 now, $5 until): let a tenant train in spite of its verdict
 insert into quality_allowances (tenant_id, reason, given_by, given_at, until) values ($1, $2, $3, $4, $5);
 

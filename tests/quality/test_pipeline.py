@@ -12,6 +12,7 @@ from agents.quality import alert, measure
 from expectations.warehouse import Warehouse
 from schemas.quality import DqEvaluated, DqTick
 from streams.ledger.connection import Connection, connect
+from streams.let_through import LetThrough
 from streams.projection import Projection
 from streams.proof import record
 from streams.quality import allow
@@ -163,6 +164,24 @@ async def test_an_allowance_lets_a_tenant_train_until_it_expires_and_is_in_the_j
     await world.run(await world.train("dirty"), state="blocked")
     [entry] = await world.rows("select data from journal where kind = 'quality_allowed'")
     assert "known, harmless" in entry["data"]
+
+
+@pytest.mark.parametrize("meanwhile", ["verdict", "allowance"])
+async def test_a_training_blocked_just_as_it_might_have_passed_is_let_through_by_the_next_look_once(world, tables, meanwhile):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("dirty")
+    await world.run(await world.train("dirty"), state="blocked")
+    connection = Connection(world.dsn)
+    passing = LetThrough(connection, world.ledger, world.pipelines)
+    assert await passing.look() == 0
+    if meanwhile == "verdict":  # as they are recorded when nobody finds the blocked run yet
+        await world.rows("update quality_states set verdict = 'pass'")
+    else:
+        given = "insert into quality_allowances (tenant_id, reason, given_by, given_at, until) values ('dirty', 'harmless', 'ann', $1, $2)"
+        await world.rows(given, NOW, NOW + timedelta(hours=1))
+    assert (await passing.look(), await passing.look()) == (1, 0)
+    await world.until(lambda runs: [run for run in runs if run["pipeline"] == "training" and run["state"] == "succeeded"])
+    await connection.close()
 
 
 async def test_a_table_that_is_locked_is_one_incident_and_never_a_pass(world, tables):
