@@ -108,6 +108,14 @@ async def test_folders_of_open_unknown_and_foreign_runs_are_left_alone(attic: At
     assert attic.left == before
 
 
+async def test_folders_from_before_a_refill_are_left_alone_for_the_entry_that_names_one_may_be_missing(attic: Attic) -> None:
+    kept = attic.folder("1-2")
+    refilled = "insert into journal (tenant_id, seq, at, kind, data) select 'acme', seq + 1, $1, 'refilled', '{}' from tenant_heads returning 1"
+    assert await attic.travel.rows(refilled, attic.travel.clock.now())
+    assert await attic.sweep(days=2) == Pass(unknown=1)
+    assert attic.left == {kept}
+
+
 async def test_a_pass_that_breaks_off_is_made_up_for_by_the_next(attic: Attic) -> None:
     for attempt in range(3):
         attic.folder(f"1-{attempt}")

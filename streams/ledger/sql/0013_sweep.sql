@@ -25,7 +25,8 @@ create function lies_at(p_folder text, p_path text) returns boolean language sql
 $$;
 
 -- judge_folders(folders): what the ledger says of each `indices/{tenant}/{run}/{try}`. `named`: by an event, whatever became of it, or by a
--- version, be it live, put back, retired or refused; `open`: its run may still name it; `unknown`: not of a run of this ledger; `orphan`.
+-- version, be it live, put back, retired or refused; `open`: its run may still name it; `unknown`: not of a run of this ledger, or of one from before
+-- the tenant's entries were refilled from the topics, which may have left out the one that names it; `orphan`.
 create function judge_folders(p_folders text[]) returns table (folder text, fate text) language sql stable as $$
     select f, case
         when r.run_id is null then 'unknown'
@@ -33,6 +34,7 @@ create function judge_folders(p_folders text[]) returns table (folder text, fate
         when exists (select 1 from versions v where v.tenant_id = r.tenant_id and lies_at(f, v.index_path))
           or exists (select 1 from steps s where s.run_id = r.run_id and lies_at(f, s.output ->> 'index_path'))
           or exists (select 1 from journal j where j.run_id = r.run_id and lies_at(f, j.data -> 'output' ->> 'index_path')) then 'named'
+        when exists (select 1 from journal j where j.tenant_id = r.tenant_id and j.kind = 'refilled' and j.at >= r.requested_at) then 'unknown'
         else 'orphan' end
     from unnest(p_folders) f
     left join runs r on r.run_id = case when split_part(f, '/', 3) ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then split_part(f, '/', 3)::uuid end
