@@ -8,8 +8,9 @@ import ctypes
 import os
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT = 1, 8, 47
+PR_SET_PDEATHSIG, PR_SET_SECUREBITS, PR_CAP_AMBIENT = 1, 28, 47
 PR_CAP_AMBIENT_RAISE = 2
+SECBIT_NO_SETUID_FIXUP = 4
 CAP_DAC_OVERRIDE = 1
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -17,8 +18,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 def become(uid: int, *, keep_dac: bool) -> None:
     """Drop root for good; with `keep_dac` the one capability stays that lets files below a 0700 folder be reached."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if keep_dac:
-        libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    if keep_dac:  # else the change of user takes the capabilities away, and access(2), by which initdb looks for its programs, does without them
+        libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)

