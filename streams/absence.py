@@ -3,7 +3,6 @@
 What becomes of a finding is decided where data quality is decided too (setting `absence.judge`), and told through the same incidents.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +11,7 @@ import structlog
 
 from streams.clients.quality import Change
 from streams.incidents import carry_out
-from streams.ledger.connection import Connection, is_conflict, is_outage
+from streams.ledger.connection import Connection
 from streams.ledger.ledger import Clocklike
 from streams.settings import AbsenceSettings, Settings
 
@@ -20,7 +19,6 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 100
 """Incidents that change in one transaction; their tenants are locked until its end."""
-PAUSE = 5.0
 Judge = Callable[[dict[str, Any], datetime, Settings], Change]
 """From a row of `absences` and the time: what changes about its incident."""
 _FIND = "select * from absences($1, $2)"
@@ -28,22 +26,10 @@ _LOCK, _UNLOCK = (f"select {function}(hashtext('absence'))" for function in ("pg
 
 
 class Absence:
-    """The loop that looks, over a connection of its own."""
+    """The look, over a connection of its own."""
 
     def __init__(self, connection: Connection, clock: Clocklike, settings: Settings, judge: Judge) -> None:
         self._connection, self._clock, self._settings, self._judge = connection, clock, settings, judge
-
-    async def run(self) -> None:
-        """Look until cancelled; an outage of the ledger is waited out."""
-        while True:
-            try:
-                if await self._connection.value("select may_look('absence', $1)", self._settings.absence.every):
-                    await self.look()
-            except Exception as error:
-                if not (is_outage(error) or is_conflict(error)):
-                    log.exception("the look for what did not happen failed; trying again")
-                await self._connection.drop()
-            await asyncio.sleep(PAUSE)
 
     async def look(self) -> int:
         """One look at all tenants; how many incidents changed."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from streams.ledger.connection import Connection, is_conflict, is_outage
+from streams.ledger.connection import Connection
 from streams.ledger.ledger import Ledger
 from streams.pipelines import Pipelines
 from streams.requests import request_run
@@ -23,7 +23,6 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 8
 """Folders listed at a time."""
-PAUSE = 5.0
 MOST_KNOWN = 20_000
 """Files that are remembered one by one; of a greater folder any change counts as if all of it were new."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -105,23 +104,11 @@ def span(value: float | str) -> timedelta:
 
 
 class Arrivals:
-    """The loop that looks, by one worker at a time."""
+    """The look, over a connection of its own."""
 
     def __init__(self, connection: Connection, ledger: Ledger, pipelines: Pipelines, services: Any, look: Look) -> None:
         self._connection, self._ledger, self._pipelines, self._services, self._list = connection, ledger, pipelines, services, look
         self._settings = pipelines.settings.arrivals
-
-    async def run(self) -> None:
-        """Look until cancelled; an outage of the ledger is waited out."""
-        while True:
-            try:
-                if await self._connection.value("select may_look('arrivals', $1)", self._settings.every):
-                    await self.look()
-            except Exception as error:
-                if not (is_outage(error) or is_conflict(error)):
-                    log.exception("the look for data that arrived failed; trying again")
-                await self._connection.drop()
-            await asyncio.sleep(PAUSE)
 
     async def look(self) -> dict[str, Decision]:
         """One look at every tenant that wants it; what was decided for each whose files could be listed."""

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from streams.absence import Absence
@@ -10,12 +12,16 @@ from streams.alerts import Alerts
 from streams.arrivals import Arrivals
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Ledger
-from streams.let_through import LetThrough
+from streams.looks import now_and_then
 from streams.pipelines import Pipelines
 from streams.projection import Projection
+from streams.quality import reconsider
 from streams.services import Services
 from streams.settings import load
 from streams.sweeper import Sweeper
+
+RECONSIDERED = timedelta(minutes=1)
+"""From one look for blocked trainings that may pass by now to the next."""
 
 
 @asynccontextmanager
@@ -28,15 +34,19 @@ async def beside(pipelines: Pipelines, services: Any, ledger: Ledger) -> AsyncIt
     dsn = settings.ledger.dsn.get_secret_value()
     telling, looking, finding = (Connection(dsn, name=f"tidemill-{name}", statement_timeout=60) for name in ("alerts", "absence", "arrivals"))
     showing, sweeping = Connection(dsn, name="tidemill-projection"), Connection(dsn, name="tidemill-sweeper", statement_timeout=60)
-    passing = Connection(dsn, name="tidemill-let-through", statement_timeout=60)
+    passing = Connection(dsn, name="tidemill-blocked", statement_timeout=60)
     warehouse = Connection(settings.warehouse.dsn.get_secret_value(), name="tidemill-projection")
     alerts = Alerts(telling, services.monitoring, clock, kept=settings.quality.kept)
     projection = Projection(showing, warehouse, role=settings.quality.projector_role)
     absence = Absence(looking, clock, settings, load(settings.absence.judge))
     arrivals = Arrivals(finding, ledger, pipelines, services, load(settings.arrivals.look))
     sweeper = Sweeper(sweeping, services.objects, clock, settings)
-    passed = LetThrough(passing, ledger, pipelines)
-    loops = [asyncio.create_task(each.run()) for each in (alerts, projection, absence, arrivals, sweeper, passed)]
+    looks = (
+        now_and_then(looking, "absence", settings.absence.every, absence.look),
+        now_and_then(finding, "arrivals", settings.arrivals.every, arrivals.look),
+        now_and_then(passing, "blocked", RECONSIDERED, partial(reconsider, passing, ledger, pipelines)),
+    )
+    loops = [asyncio.create_task(each) for each in (alerts.run(), projection.run(), sweeper.run(), *looks)]
     try:
         yield
     finally:

@@ -216,10 +216,10 @@ class Outbox:
     async def _send_entry(self, record: Record) -> None:
         await (await self._producer.send(journal.TOPIC, record.value, record.key, headers=record.headers))
 
-    async def _send(self, rows: Sequence[Row], changed: Changed, ledger: Fetching) -> list[int]:
+    async def _send(self, rows: Sequence[Row], changed: Changed, through: Fetching) -> list[int]:
         """Send events in order; gives the ids of rows that are done with, and notes in `changed` those whose run's state is to follow.
 
-        `ledger`: whoever has the rows locked, if anybody; another connection would wait for it.
+        `through`: the connection that has the rows locked, if one has; another would wait for it.
         """
         dead = await self._dead_letters(rows)
         waiting: list[tuple[Row, asyncio.Future[Any] | None]] = []
@@ -227,10 +227,10 @@ class Outbox:
             try:
                 waiting.append((row, await self._send_event(row, dead)))
             except _FOR_GOOD as error:
-                await _set_aside(row, error, ledger)
+                await _set_aside(row, error, through)
             except KafkaError as error:
                 self._failed(error)
-        return [row["id"] for row, future in waiting if await self._acknowledged(row, future, ledger) and not _state_follows(row, changed)]
+        return [row["id"] for row, future in waiting if await self._acknowledged(row, future, through) and not _state_follows(row, changed)]
 
     async def _send_event(self, row: Row, dead: dict[str, Row]) -> "asyncio.Future[Any] | None":
         topic = row["topic"]
@@ -240,13 +240,13 @@ class Outbox:
         self.recent.add(row["event_id"])  # before it is sent: its echo may be faster than its acknowledgement
         return await self._producer.send(topic, record.value, record.key, headers=record.headers)
 
-    async def _acknowledged(self, row: Row, future: "asyncio.Future[Any] | None", ledger: Fetching) -> bool:
+    async def _acknowledged(self, row: Row, future: "asyncio.Future[Any] | None", through: Fetching) -> bool:
         if future is None:
             return True
         try:
             await future
         except _FOR_GOOD as error:
-            await _set_aside(row, error, ledger)
+            await _set_aside(row, error, through)
             return False
         except KafkaError as error:
             self._failed(error)
@@ -290,7 +290,7 @@ class Outbox:
         return {str(row["id"]): dict(row) for row in found}
 
 
-async def _set_aside(row: Row, error: Exception, ledger: Fetching) -> None:
+async def _set_aside(row: Row, error: Exception, through: Fetching) -> None:
     """The broker refuses this row for good: it is kept beside, and the rest goes on."""
     log.error(
         "an event cannot be published; it is in the table unpublishable",
@@ -300,7 +300,7 @@ async def _set_aside(row: Row, error: Exception, ledger: Fetching) -> None:
         error=repr(error),
     )
     sql = "with gone as (delete from outbox where id = $1 returning *) insert into unpublishable select gone.*, clock_timestamp(), $2 from gone"
-    await ledger.fetch(sql, row["id"], repr(error)[:500])
+    await through.fetch(sql, row["id"], repr(error)[:500])
 
 
 def _state_follows(row: Row, changed: Changed) -> bool:

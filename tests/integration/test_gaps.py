@@ -1,5 +1,7 @@
 """Several workers look for the same gaps: on a real ledger, what one has closed stays closed, and what nobody closes is taken up soon."""
 
+from collections.abc import AsyncIterator
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from streams.names import OURS
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Road, Travel, travelling
 
-TOPIC = "training.validated"
+TOPIC, ENTRY = "training.validated", "training.requested"
 STATE = "select state from gaps where topic = $1"
 
 
@@ -69,93 +71,87 @@ class Reading:
         return {partition: [SimpleNamespace(**{**record._asdict(), "timestamp": record.timestamp_ms}) for record in records]}
 
 
-async def test_what_falsely_claims_to_be_ours_in_a_gap_is_a_dead_letter_before_the_gap_is_closed(
-    ledger_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker may be killed right after: the closed gap is never read again. Two share an id, as a liar's may."""
-    monkeypatch.setattr(inbox, "ECHO_FLUSH", 3600)
+class Sweep:
+    """A worker that reads nothing of one topic by itself, and the look for gaps beside it."""
+
+    def __init__(self, travel: Travel) -> None:
+        self.travel, self.take, self.reading = travel, travel.runtime.inbox.take, Reading(travel.road)
+        self.gaps = Gaps(travel.settings, [ENTRY], self.take, travel.runtime.inbox.settle_strangers, travel.clock)
+
+    async def look(self) -> None:
+        await self.gaps.sweep(self.reading)
+
+    def caught_up(self, since: datetime) -> bool:
+        return self.gaps.caught_up(ENTRY, since)
+
+
+@pytest.fixture
+async def sweep(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sweep]:
+    monkeypatch.setattr(inbox, "ECHO_FLUSH", 3600)  # nothing settles by itself
     travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    travel.unread.add(ENTRY)
+    async with travelling(travel):
+        sweep = Sweep(travel)
+        yield sweep
+        await sweep.gaps.close()
+
+
+async def test_what_falsely_claims_to_be_ours_in_a_gap_is_a_dead_letter_before_the_gap_is_closed(sweep: Sweep) -> None:
+    """A worker may be killed right after: the closed gap is never read again. Two share an id, as a liar's may."""
     forged = [("ce_source", OURS.encode()), ("ce_id", b"0d6c2d6c-3b43-4f4e-9a53-0f7a2a3c5d11")]
     for _ in range(2):
-        travel.road.put("training.requested", b'{"tenant_id": "acme"}', headers=forged)
-    async with travelling(travel):
-        taker = travel.runtime.inbox
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
-        for _ in range(2):
-            await gaps.sweep(Reading(travel.road))
-        await gaps.close()
-        assert await travel.rows("select state, past from gaps") == [{"state": "reread", "past": 2}]
-        assert await travel.rows('select "offset", code from dead_letters order by 1') == [
-            {"offset": 0, "code": "not_ours"},
-            {"offset": 1, "code": "not_ours"},
-        ]
+        sweep.travel.road.put(ENTRY, b'{"tenant_id": "acme"}', headers=forged)
+    for _ in range(2):
+        await sweep.look()
+    assert await sweep.travel.rows("select state, past from gaps") == [{"state": "reread", "past": 2}]
+    assert await sweep.travel.rows('select "offset", code from dead_letters order by 1') == [
+        {"offset": 0, "code": "not_ours"},
+        {"offset": 1, "code": "not_ours"},
+    ]
 
 
-async def test_what_has_only_just_come_is_no_gap_and_what_nobody_read_since_the_last_look_is(ledger_dsn: str) -> None:
-    travel = Travel(ledger_dsn, (TOY,), Neighbours())
-    travel.unread.add("training.requested")
-    async with travelling(travel):
-        taker = travel.runtime.inbox
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
-        await gaps.sweep(Reading(travel.road))
-        travel.road.put("training.requested", b'{"tenant_id": "acme"}')
-        await gaps.sweep(Reading(travel.road))
-        assert await travel.rows("select state from gaps") == []
-        await gaps.sweep(Reading(travel.road))
-        assert await travel.rows("select state from gaps") == [{"state": "reread"}]
-        await gaps.close()
+async def test_what_has_only_just_come_is_no_gap_and_what_nobody_read_since_the_last_look_is(sweep: Sweep) -> None:
+    await sweep.look()
+    sweep.travel.road.put(ENTRY, b'{"tenant_id": "acme"}')
+    await sweep.look()
+    assert await sweep.travel.rows("select state from gaps") == []
+    await sweep.look()
+    assert await sweep.travel.rows("select state from gaps") == [{"state": "reread"}]
 
 
-async def test_a_topic_is_caught_up_when_what_lay_there_at_a_later_look_is_read_whatever_comes_meanwhile(ledger_dsn: str) -> None:
-    travel = Travel(ledger_dsn, (TOY,), Neighbours())
-    travel.unread.add("training.requested")
-    async with travelling(travel):
-        taker, reading = travel.runtime.inbox, Reading(travel.road)
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
-        deadline = travel.clock.now()
-        assert not gaps.caught_up("training.requested", deadline)  # nobody has looked
-        first = travel.request("acme")
-        await gaps.sweep(reading)
-        assert not gaps.caught_up("training.requested", deadline)
-        after = travel.clock.now()
-        await taker.take(first)
-        travel.request("globex")
-        await gaps.sweep(reading)
-        assert gaps.caught_up("training.requested", deadline)
-        assert not gaps.caught_up("training.requested", after)
-        await gaps.close()
+async def test_a_topic_is_caught_up_when_what_lay_there_at_a_later_look_is_read_whatever_comes_meanwhile(sweep: Sweep) -> None:
+    deadline = sweep.travel.clock.now()
+    assert not sweep.caught_up(deadline)  # nobody has looked
+    first = sweep.travel.request("acme")
+    await sweep.look()
+    assert not sweep.caught_up(deadline)
+    after = sweep.travel.clock.now()
+    await sweep.take(first)
+    sweep.travel.request("globex")
+    await sweep.look()
+    assert sweep.caught_up(deadline)
+    assert not sweep.caught_up(after)
 
 
-async def test_a_topic_with_an_open_gap_is_caught_up_when_the_gap_is_closed(ledger_dsn: str) -> None:
-    travel = Travel(ledger_dsn, (TOY,), Neighbours())
-    travel.unread.add("training.requested")
-    async with travelling(travel):
-        taker, reading = travel.runtime.inbox, Reading(travel.road)
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
-        deadline = travel.clock.now()
-        travel.request("acme")
-        await taker.take(travel.request("globex"))
-        assert await travel.rows("select state, first, past from gaps") == [{"state": "open", "first": 0, "past": 1}]
-        await gaps.sweep(reading)  # sees the gap, then closes it
-        assert not gaps.caught_up("training.requested", deadline)
-        await gaps.sweep(reading)
-        assert gaps.caught_up("training.requested", deadline)
-        await gaps.close()
+async def test_a_topic_with_an_open_gap_is_caught_up_when_the_gap_is_closed(sweep: Sweep) -> None:
+    deadline = sweep.travel.clock.now()
+    sweep.travel.request("acme")
+    await sweep.take(sweep.travel.request("globex"))
+    assert await sweep.travel.rows("select state, first, past from gaps") == [{"state": "open", "first": 0, "past": 1}]
+    await sweep.look()  # sees the gap, then closes it
+    assert not sweep.caught_up(deadline)
+    await sweep.look()
+    assert sweep.caught_up(deadline)
 
 
-async def test_without_kafka_no_topic_is_caught_up(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    travel = Travel(ledger_dsn, (TOY,), Neighbours())
-    async with travelling(travel):
-        taker, reading = travel.runtime.inbox, Reading(travel.road)
-        gaps = Gaps(travel.settings, ["training.requested"], taker.take, taker.settle_strangers, travel.clock)
-        await gaps.sweep(reading)
-        deadline = travel.clock.now()
+async def test_without_kafka_no_topic_is_caught_up(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    await sweep.look()
+    deadline = sweep.travel.clock.now()
 
-        async def away(partitions: Any) -> Any:
-            raise KafkaConnectionError("the broker is down")
+    async def away(partitions: Any) -> Any:
+        raise KafkaConnectionError("the broker is down")
 
-        monkeypatch.setattr(reading, "end_offsets", away)
-        with pytest.raises(KafkaConnectionError):
-            await gaps.sweep(reading)
-        assert not gaps.caught_up("training.requested", deadline)
-        await gaps.close()
+    monkeypatch.setattr(sweep.reading, "end_offsets", away)
+    with pytest.raises(KafkaConnectionError):
+        await sweep.look()
+    assert not sweep.caught_up(deadline)

@@ -136,19 +136,19 @@ async def test_a_thousand_tenants_are_looked_at_at_once_and_one_worker_looks(wat
 
 
 @pytest.mark.parametrize(("status", "told"), [(401, 1), (404, 1), (409, 1), (413, 0), (422, 0)])
-async def test_an_alert_that_monitoring_refuses_is_told_once_that_is_mended(watch: Watch, status: int, told: int) -> None:
+async def test_an_alert_that_monitoring_refuses_is_told_once_that_is_mended(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, status: int, told: int
+) -> None:
     await watch.tenant("acme", tick_within="off")
-    take = watch.monitoring.raise_alert
 
     async def refuse(**_: Any) -> None:
         raise refusal("monitoring", status, Problem())
 
-    with capture_logs() as logs:
-        watch.monitoring.raise_alert = refuse  # type: ignore[method-assign,assignment]
+    with capture_logs() as logs, monkeypatch.context() as patched:
+        patched.setattr(watch.monitoring, "raise_alert", refuse)
         assert await watch.look(31 * HOUR) == []
         assert await watch.look(HOUR) == []
     assert len([line for line in logs if line["event"] == "alert, not delivered yet"]) == 1
-    watch.monitoring.raise_alert = take  # type: ignore[method-assign]
     assert len(await watch.look(timedelta(minutes=1))) == told
 
 

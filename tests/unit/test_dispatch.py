@@ -59,8 +59,9 @@ class Executor:
 
 
 async def test_steps_of_a_batch_that_is_still_being_claimed_are_not_picked_up_one_by_one() -> None:
-    ledger, executor = Ledger(), Executor()
-    dispatcher = Dispatcher(PIPELINES, ledger, executor, uuid4())  # type: ignore[arg-type]  # as much of them as it needs
+    ledger: Any = Ledger()
+    executor: Any = Executor()
+    dispatcher = Dispatcher(PIPELINES, ledger, executor, uuid4())
     claiming = asyncio.create_task(dispatcher._claim())
     await ledger.asked.wait()
     looking = [asyncio.create_task(dispatcher._pick_up()) for _ in range(2)]

@@ -28,8 +28,8 @@ class Fetched:
         monkeypatch.setattr(Consumer, "getmany", getmany)
         monkeypatch.setattr(SkimmingConsumer, "ack", lambda _, message: self.ack(message))
         self.consumer = object.__new__(SkimmingConsumer)
-        self.consumer.transport = SimpleNamespace(skim=lambda record: record.value == b"echo")  # type: ignore[assignment]
-        self.consumer._given, self.consumer._read_offset = {}, defaultdict(lambda: -1)
+        transport = SimpleNamespace(skim=lambda record: record.value == b"echo")
+        vars(self.consumer).update(transport=transport, _given={}, _read_offset=defaultdict(lambda: -1))
 
     def ack(self, message: Any) -> None:
         message.acked = True
