@@ -156,7 +156,7 @@ class Timers:
         said = row["request"] | {"tenant_id": row["tenant_id"], "slot": row["due"].astimezone(UTC).isoformat()}
         event = pipeline.entry.model_validate(said)
         event_id: UUID = uuid5(NAMESPACE, f"slot\n{row['schedule_id']}\n{row['tenant_id']}\n{row['due'].astimezone(UTC).isoformat()}")
-        item = request_item(self._pipelines, pipeline, event, event_id, OURS, body_hash(event.dump())) | {"publish": True}
+        item = request_item(self._pipelines, pipeline, event, event_id, OURS, body_hash(event.dump())) | {"publish": True, "overlap": row["overlap"]}
         return {key: value for key, value in item.items() if value is not None}
 
 

@@ -12,7 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from streams import timers
+from streams.ledger.connection import Connection
 from streams.stage import GiveUp
+from streams.timers import Timers
 from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Travel, travelling
@@ -118,6 +120,31 @@ async def test_overlap_holds_among_slots_that_are_due_at_once(travel: Travel, ov
         assert Counter(slot["state"] for slot in slots) == states
         assert slots[0]["state"] == "fired"
         assert len({slot["run_id"] for slot in slots if slot["run_id"]}) == min(states["fired"], 2)
+
+
+@pytest.mark.parametrize(("overlap", "states"), [("skip", {"fired": 1, "skipped": 3}), ("queue", {"fired": 2, "due": 2})])
+async def test_overlap_holds_among_slots_that_workers_take_at_the_same_moment(
+    travel: Travel, overlap: str, states: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "SLOTS", 1)
+    travel.services.fail.clear()
+    await add(travel, "acme")
+    due = travel.clock.now() - timedelta(hours=3, minutes=30)
+    connections = [Connection(travel.dsn) for _ in range(3)]
+    others = [Timers(travel.runtime.pipelines, each, travel.clock, publish=travel.runtime.outbox.publish, begin=lambda: None) for each in connections]
+    holder = await asyncpg.connect(travel.dsn)
+    async with holder.transaction():
+        await holder.execute("select 1 from tenant_heads where tenant_id = 'acme' for update")
+        await schedule(travel, cron=f"{due.minute} * * * *", missed="all", overlap=overlap, next_due=due)
+        await travel.see("select 1 from slots", rows=4)
+        firing = [asyncio.create_task(each.fire_slots()) for each in others]
+        await travel.see("select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()", rows=4)
+    await asyncio.gather(*firing)
+    await travel.see("select 1 from slots where state <> 'due'", rows=sum(n for state, n in states.items() if state != "due"))
+    await asyncio.sleep(1)
+    assert Counter(row["state"] for row in await travel.rows("select state from slots")) == states
+    for connection in (*connections, holder):
+        await connection.close()
 
 
 async def test_a_schedule_that_nobody_can_follow_is_paused_and_the_others_go_on(travel: Travel) -> None:

@@ -158,7 +158,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 $$;
 
 -- fire_slots(requests of due slots with their place n, the slots' schedules and due times in that order, now): the requests accepted and the slots settled,
--- in one transaction. Gives for each n as accept_usual does, or the whole answer of what was not usual.
+-- in one transaction. Gives for each n as accept_usual does, or the whole answer of what was not usual; nothing for a slot that stays due.
 create function fire_slots(p_items jsonb, p_schedules uuid[], p_dues timestamptz[], p_now timestamptz)
 returns table (n integer, seq bigint, asked_outbox bigint, outbox_id bigint, answer jsonb) language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
@@ -173,6 +173,9 @@ begin
     seq := null; asked_outbox := null; outbox_id := null;
     for k in 1 .. cardinality(v_tenants) loop
         continue when v_states[k] is not null;
+        -- it was judged before the tenant was locked: where another worker's slot came in between, it stays due, and the next transaction judges it
+        continue when exists (select 1 from pipeline_heads h where h.tenant_id = v_tenants[k] and h.pipeline = p_items -> (k - 1) ->> 'pipeline'
+            and case p_items -> (k - 1) ->> 'overlap' when 'skip' then h.active_run is not null when 'queue' then h.pending_run is not null end);
         n := k;
         answer := accept_request(p_items -> (k - 1), p_now);
         v_states[k] := case when answer ->> 'result' = 'refused' then 'skipped' else 'fired' end;
@@ -182,5 +185,5 @@ begin
     end loop;
     update slots s set state = x.state, reason = x.reason, run_id = x.run_id, fired_at = p_now
     from unnest(p_schedules, v_tenants, p_dues, v_states, v_reasons, v_runs) x(schedule_id, tenant_id, due, state, reason, run_id)
-    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due;
+    where s.schedule_id = x.schedule_id and s.tenant_id = x.tenant_id and s.due = x.due and x.state is not null;
 end $$;
