@@ -15,9 +15,10 @@ ECHO_GRACE = timedelta(seconds=10)
 
 
 class Pipelines:
-    """All pipelines of this platform, with the settings that shape their steps."""
+    """All pipelines of this platform, with the settings that shape their steps; refuses to be made of some that cannot be told apart."""
 
     def __init__(self, pipelines: Sequence[Pipeline], settings: Settings) -> None:
+        _tell_apart(pipelines)
         self.all, self.settings = tuple(pipelines), settings
         self.by_name = {each.name: each for each in self.all}
         self.by_entry = {each.entry.topic: each for each in self.all}
@@ -91,3 +92,18 @@ class Pipelines:
     def event(self, kind: type[Event], data: dict[str, Any], run_id: UUID) -> Event:
         """The event in a ledger row, known to be about its run."""
         return kind.model_validate(data).of_run(run_id)
+
+
+def _tell_apart(pipelines: Sequence[Pipeline]) -> None:
+    """A request and a completion say only their topic, and a step in the dispatcher's question only its stage: each must mean one."""
+    seen: dict[str, tuple[Pipeline, object]] = {}
+    for pipeline in pipelines:
+        marks: list[tuple[str, object]] = [(f"the name {pipeline.name}", pipeline), (f"requests on {pipeline.entry.topic}", pipeline)]
+        for stage in pipeline.stages:
+            marks.append((f"a stage {stage.name} of their own", stage))
+            if stage.watcher:
+                marks.append((f"completions on {stage.watcher.gives.topic}", pipeline))
+        for mark, what in marks:
+            other, before = seen.setdefault(mark, (pipeline, what))
+            if before is not what:
+                raise TypeError(f"pipelines {other.name} and {pipeline.name} both have {mark}; only one may")
