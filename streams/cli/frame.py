@@ -97,11 +97,13 @@ async def reading(settings: "Settings") -> "AsyncIterator[Reader]":
 
 @asynccontextmanager
 async def acting(settings: "Settings") -> AsyncIterator[Door]:
-    """The door, once the ledger has answered; its clock is the ledger's."""
+    """The door, once the ledger has answered; its clock is the ledger's. Set back, it takes no moves: a refill would find them in its way."""
     from streams.ledger.ledger import Ledger
 
     async with reading(settings) as reader:
         clock = await reader.clock()
+        if reason := await reader.set_back():
+            raise CliError("reconciling", reason)
         ledger = Ledger(settings.ledger, clock)
         ledger.start()
         try:

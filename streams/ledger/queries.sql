@@ -105,6 +105,9 @@ select (select count(*) from outbox) as outbox,
        (select count(*) from steps s, clock c where s.worker is null and s.state = 'ready' and s.due_at < clock_timestamp() + c.ahead) as steps_due,
        (select count(*) from incidents where state = 'open') as incidents;
 
+-- set_back(): why nothing may change now: the ledger was lost or set back.
+select reason from reconciling;
+
 -- sweep(): what became of index folders that nothing names.
 select ended_at, folders, bytes, waiting, unknown from sweeps;
 

@@ -156,6 +156,10 @@ class Reader:
     async def backlog(self) -> Backlog:
         return (await self._all(Backlog, "backlog"))[0]
 
+    async def set_back(self) -> str | None:
+        """Why nothing may change now, in a sentence: the ledger was lost or set back; as a rule None."""
+        return next((row["reason"] for row in await self._fetch("set_back")), None)
+
     async def sweep(self) -> Sweep:
         return (await self._all(Sweep, "sweep"))[0]
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 1 << 20
 _TOO_LARGE = "a body may have {} bytes at most"
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -44,7 +44,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._largest:
             return problem(413, "body_too_large", _TOO_LARGE.format(self._largest))
-        if method not in _READING and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        if method not in READING and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return problem(415, "json_only", "send calls that change something with Content-Type: application/json")
         return None
 

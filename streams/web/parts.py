@@ -13,6 +13,7 @@ from streams.ledger.reader import Reader
 from streams.pipelines import Pipelines
 from streams.table import States
 from streams.web.errors import Problem
+from streams.web.guard import READING
 from streams.web.health import Health
 from streams.web.tail import Journal
 
@@ -46,5 +47,13 @@ def _tenant(tenant_id: Annotated[str, Path(max_length=200)]) -> str:
 
 
 Use = Annotated[Parts, Depends(_parts)]
+
+
+async def refuse_while_set_back(request: Request, use: Use) -> None:
+    """503 to whatever changes something in a ledger that was lost or set back: a refill would find it in its way."""
+    if request.method not in READING and (reason := await use.reader.set_back()):
+        raise Problem(503, "reconciling", reason)
+
+
 TenantPath = Annotated[str, Depends(_tenant)]
 """A tenant id from the address, checked."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.pipeline.test_batches import add
 from tests.pipeline.test_schedules import schedule
 from tests.pipeline.toy import QUALITY, TOY, Neighbours
 from tests.travel import Travel, travelling
+from tests.web import web_of
 
 
 @pytest.fixture(params=[True, False], ids=["eager", "through-kafka"])
@@ -118,3 +120,15 @@ async def test_nothing_named_and_unknown_names_are_refused(travel: Travel) -> No
     assert (await pause(travel.ledger, pipelines, pipeline=None, tenant_id=None, **facts))["code"] == "nothing_named"
     assert (await pause(travel.ledger, pipelines, pipeline="laundry", tenant_id=None, **facts))["code"] == "unknown_pipeline"
     assert (await pause(travel.ledger, pipelines, pipeline=None, tenant_id="nobody", **facts))["code"] == "unknown_tenant"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "pauses"), ("POST", "runs"), ("PUT", "schedules/nightly"), ("PATCH", "quality/acme/checks"), ("POST", f"runs/{UUID(int=1)}/cancel")],
+)
+async def test_a_ledger_that_was_set_back_takes_no_move_and_says_why(travel: Travel, method: str, path: str) -> None:
+    await travel.rows("insert into reconciling (reason) values ('restored from a backup; rebuild it') returning 1")
+    async with web_of(travel) as web:
+        refused = await web.request(method, f"/api/v1/{path}", json={"tenant_id": "acme"})
+        assert (refused.status_code, refused.json()) == (503, {"code": "reconciling", "message": "restored from a backup; rebuild it"})
+        assert (await web.get("/api/v1/pauses")).json() == []

@@ -102,6 +102,9 @@ class FakeReader:
         self._ask()
         return Backlog(self.outbox, 2.5, 0, len(self.letters), 0, 0, 0)
 
+    async def set_back(self) -> str | None:
+        return None
+
     async def sweep(self) -> Sweep:
         self._ask()
         return Sweep(None, 7, 700, 2, 1)
