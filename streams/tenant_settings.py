@@ -4,11 +4,11 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from streams.settings import Settings
 
-_SPAN = re.compile(r"\d{1,6}[smhd]")
+_SPAN = re.compile(r"[0-9]{1,6}[smhd]")
 
 
 def _duration(value: float | str) -> float | str:
@@ -22,9 +22,12 @@ def _bound(value: float | str) -> float | str:
     return value if value == "off" else _duration(value)
 
 
-Duration = Annotated[float | str, AfterValidator(_duration)]
-Bound = Annotated[float | str, AfterValidator(_bound)]
+Span = Annotated[float, Strict()] | Annotated[str, Strict()]
+Duration = Annotated[Span, AfterValidator(_duration)]
+Bound = Annotated[Span, AfterValidator(_bound)]
 """A duration, or off."""
+Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
+"""What the ledger reads as an integer; `true` is none."""
 
 
 class Dispatch(BaseModel):
@@ -32,15 +35,15 @@ class Dispatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weight: Annotated[float, Field(gt=0, le=100)] = 1
+    weight: Annotated[float, Strict(), Field(ge=0.01, le=100)] = 1
     """Its share of the turns, when there is more to do than workers do."""
     priority: Literal["high", "normal", "low"] = "normal"
     """All that is high goes before all that is normal."""
-    concurrent: PositiveInt | None = None
+    concurrent: Count | None = None
     """Steps in hand or waiting for a job at a time; none: as many as there are."""
-    per_hour: PositiveInt | None = None
+    per_hour: Count | None = None
     """Runs begun within an hour; none: as many as are asked for."""
-    burst: PositiveInt | None = None
+    burst: Count | None = None
     """Runs begun within a minute; none: as many as the hour allows."""
 
 
@@ -60,9 +63,9 @@ class Arrivals(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     train: bool = False
-    least_bytes: PositiveInt | None = None
+    least_bytes: Annotated[int, Strict(), Field(ge=1, le=1 << 60)] | None = None
     apart: Duration | None = None
-    per_day: PositiveInt | None = None
+    per_day: Count | None = None
 
 
 class TenantSettings(BaseModel):
@@ -101,11 +104,11 @@ def changed(own: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             values[name] = value
     result = {section: values for section, values in result.items() if values}
     try:
-        TenantSettings.model_validate(result)
+        # what the ledger casts is what was checked, not what was typed: one value that it cannot read would stop every tenant's claims
+        return TenantSettings.model_validate(result).model_dump(exclude_unset=True)
     except ValidationError as error:
         part = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, part['loc']))}: {part['msg']}") from None
-    return result
 
 
 def layered(own: dict[str, Any], settings: Settings) -> list[Setting]:

@@ -76,6 +76,17 @@ async def test_settings_lie_over_defaults_and_say_where_they_come_from(travel: T
     assert shown["quality.interaction_types"][1] == "setting quality.interaction_types"
 
 
+NONSENSE = [{"concurrent": True, "weight": True}, {"concurrent": 3_000_000_000, "per_hour": 2**31 - 1, "weight": 1e-300}, {"burst": 5.5}]
+
+
+@pytest.mark.parametrize("own", NONSENSE)
+async def test_a_tenant_whose_row_holds_nonsense_stops_nobody(travel: Travel, own: dict[str, Any]) -> None:
+    await travel.rows("update tenants set settings = $1 where tenant_id = 'acme'", json.dumps({"dispatch": own}))
+    travel.request("acme")
+    travel.request("globex")
+    await travel.see("select 1 from steps where stage = 'train' and state = 'waiting'", rows=2)
+
+
 async def test_sync_takes_over_what_changed_in_the_warehouse_and_nothing_else(travel: Travel) -> None:
     connection = await asyncpg.connect(travel.dsn)
     await connection.execute("create schema warehouse")

@@ -6,8 +6,13 @@
 create function class_of(p_own jsonb) returns smallint language sql immutable as $$
     select (case p_own ->> 'priority' when 'high' then 0 when 'low' then 2 else 1 end)::smallint
 $$;
+-- setting_of(tenant's own settings of the dispatcher, name, least, most): a number among them, held to its bounds; null: none is set. The door holds them
+-- too, but a claim asks for all tenants: whatever a row says, it fails for none.
+create function setting_of(p_own jsonb, p_name text, p_least numeric, p_most numeric) returns numeric language sql immutable as $$
+    select case jsonb_typeof(p_own -> p_name) when 'number' then least(greatest((p_own -> p_name)::numeric, p_least), p_most) end
+$$;
 create function next_turn(p_now float8, p_last float8, p_own jsonb) returns float8 language sql immutable as $$
-    select greatest(coalesce(p_now, 1), coalesce(p_last + 1 / coalesce((p_own ->> 'weight')::float8, 1), 1))
+    select greatest(coalesce(p_now, 1), coalesce(p_last + 1 / coalesce(setting_of(p_own, 'weight', 0.01, 100)::float8, 1), 1))
 $$;
 create function take_turn() returns trigger language plpgsql
 set enable_seqscan = off as $$   -- a plan made on few rows would be kept when there are thousands
@@ -42,9 +47,9 @@ declare v_own jsonb; v_hour integer; v_burst integer;
 begin
     perform pg_advisory_xact_lock(hashtext('quota ' || p_tenant));
     select settings -> 'dispatch' into v_own from tenants where tenant_id = p_tenant;
-    steps := (v_own ->> 'concurrent')::int - (select count(*) from pipeline_heads h join steps s on s.run_id = h.active_run
+    steps := setting_of(v_own, 'concurrent', 1, 1e6)::int - (select count(*) from pipeline_heads h join steps s on s.run_id = h.active_run
         where h.tenant_id = p_tenant and (s.worker is not null or s.state = 'waiting'));
-    v_hour := (v_own ->> 'per_hour')::int; v_burst := (v_own ->> 'burst')::int;
+    v_hour := setting_of(v_own, 'per_hour', 1, 1e6)::int; v_burst := setting_of(v_own, 'burst', 1, 1e6)::int;
     if v_hour is null and v_burst is null then return; end if;
     select least(v_hour - count(*) filter (where s.started_at > p_now - interval '1 hour'),   -- least() passes over what is null
                  v_burst - count(*) filter (where s.started_at > p_now - interval '1 minute')) into runs
