@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from streams import metrics
 from streams.items import Arrived
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 Take = Callable[[Arrived], Awaitable[None]]
 Settle = Callable[[], Awaitable[None]]
 """Returns when nothing of what was taken before is only in memory."""
-_QUIET_READS = 3
-"""Fetches of a second each that bring nothing before the rest of a gap is taken for empty."""
+_QUIET_READS = 10
+"""Fetches of a second each that bring nothing, though there is more, after which Kafka counts as away."""
 _NOTE = """
 insert into gaps (topic, partition, first, past)
 select $1, $2, $3, $4 where not exists (select 1 from offsets where topic = $1 and partition = $2 and next > $3)
@@ -173,9 +173,16 @@ class Gaps:
         consumer.resume(partition)
         try:
             read, quiet, position = 0, 0, max(first, start)
-            while position < past and quiet < _QUIET_READS:
+            while position < past:
                 records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
                 quiet = 0 if records else quiet + 1
+                if not records:
+                    position = await consumer.position(partition)  # it moves over control records and what compaction took
+                    if position < past and (await consumer.end_offsets([partition]))[partition] <= position:
+                        lost = True  # the log is shorter than what was once read of it
+                        break
+                if quiet == _QUIET_READS and position < past:  # a broker that is away gives nothing either: that tells nothing of the records
+                    raise KafkaTimeoutError(f"{partition.topic}/{partition.partition} gave nothing at {position}, though there is more up to {past}")
                 for record in records:
                     position = record.offset + 1
                     if record.offset < past:

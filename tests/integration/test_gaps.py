@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from streams import inbox
 from streams.gaps import _CLOSE, _LEASE, _NOTE, LEASE, Gaps
@@ -51,6 +51,10 @@ class Reading:
 
     def __init__(self, road: Road) -> None:
         self._road, self._at = road, 0
+        self.silent = False
+        """The broker is away: fetches give nothing."""
+        self.compacted = False
+        """Nothing is left of what was there."""
 
     def resume(self, *partitions: TopicPartition) -> None: ...
 
@@ -65,9 +69,16 @@ class Reading:
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         return {partition: len(self._road.log.get(partition.topic, [])) if partition.partition == 0 else 0 for partition in partitions}
 
+    async def position(self, partition: TopicPartition) -> int:
+        return self._at
+
     async def getmany(self, partition: TopicPartition, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        if self.silent:
+            return {}
         records = self._road.log[partition.topic][self._at :]
         self._at += len(records)
+        if self.compacted:
+            return {}
         return {partition: [SimpleNamespace(**{**record._asdict(), "timestamp": record.timestamp_ms}) for record in records]}
 
 
@@ -117,6 +128,28 @@ async def test_what_has_only_just_come_is_no_gap_and_what_nobody_read_since_the_
     assert await sweep.travel.rows("select state from gaps") == []
     await sweep.look()
     assert await sweep.travel.rows("select state from gaps") == [{"state": "reread"}]
+
+
+async def test_a_gap_of_which_kafka_gives_nothing_stays_open_until_its_records_are_read(sweep: Sweep) -> None:
+    sweep.travel.request("acme")
+    await sweep.look()
+    sweep.reading.silent = True
+    with pytest.raises(KafkaTimeoutError):
+        await sweep.look()
+    assert await sweep.travel.rows("select state from gaps") == [{"state": "open"}]
+    sweep.reading.silent = False
+    await sweep.travel.rows("update gaps set lease_until = null")
+    await sweep.look()
+    assert await sweep.travel.rows("select state from gaps") == [{"state": "reread"}]
+    await sweep.travel.see("select 1 from runs where tenant_id = 'acme'")
+
+
+async def test_a_gap_of_which_compaction_left_nothing_is_closed(sweep: Sweep) -> None:
+    sweep.travel.request("acme")
+    sweep.reading.compacted = True
+    for _ in range(2):
+        await sweep.look()
+    assert await sweep.travel.rows("select state from gaps") == [{"state": "no_record"}]
 
 
 async def test_a_topic_is_caught_up_when_what_lay_there_at_a_later_look_is_read_whatever_comes_meanwhile(sweep: Sweep) -> None:
