@@ -21,6 +21,7 @@ from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
 from streams.membership import WAKE_CHANNEL
 from streams.pipelines import Pipelines
+from streams.stage import Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ async def request_run(
     if not isinstance(event, Event):
         return event
     event_id = names.request_event(tenant_id, request_key) if request_key else uuid4()
-    item = request_item(pipelines, wanted, event, event_id, SOURCE, body_hash(data | {"pipeline": pipeline}))
+    item = request_item(pipelines, wanted, event, event_id, SOURCE, body_of(wanted, event.dump()))
     item |= {"publish": True, "abandoned": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     try:
         answer = await ledger.receive(item)
@@ -66,6 +67,11 @@ async def request_run(
         return refused(answer["code"], tenant=tenant_id, key=request_key, run=answer.get("run_id"))
     log.info("run requested", tenant=tenant_id, run=answer["run_id"], result=answer["result"], source=source)
     return await _woken(ledger, answer | {"event_id": str(event_id)})
+
+
+def body_of(pipeline: Pipeline, data: dict[str, Any]) -> bytes:
+    """What tells two requests under one key apart. Taken from the event as it is published, from which a refill can take it again."""
+    return body_hash(data | {"pipeline": pipeline.name})
 
 
 async def cancel_run(ledger: Ledger, pipelines: Pipelines, run_id: UUID, *, by: str) -> Answer:

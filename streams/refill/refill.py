@@ -11,17 +11,22 @@ from uuid import UUID
 
 import asyncpg
 
+from schemas.cloudevents import body_hash
+from schemas.event import Event
 from streams import names
 from streams.fold import REFILLED
 from streams.folded import Data
 from streams.items import request_item
 from streams.kafka import wait_for_cluster
 from streams.membership import WAKE_CHANNEL
+from streams.names import OURS
 from streams.pipelines import Pipelines
 from streams.proof.snapshot import folded_of
 from streams.refill.mend import mend
 from streams.refill.read import Heard, Known, Partition, read
 from streams.refill.write import Diverged, write
+from streams.requests import SOURCE, body_of
+from streams.stage import Pipeline
 
 _NOW = "select clock_timestamp() + ahead from clock"
 _JOURNAL = "select * from journal where tenant_id = $1 order by seq"
@@ -189,10 +194,17 @@ class Refill:
         pipeline = self._pipelines.by_entry.get(heard.topic)
         if pipeline is None or names.run_id(pipeline.name, got.event.tenant_id, got.meta.id) in self._over:
             return
-        item = request_item(self._pipelines, pipeline, got.event, got.meta.id, "request", got.body_hash, got.meta.traceparent)
+        source, body = known_as(pipeline, got.event)
+        item = request_item(self._pipelines, pipeline, got.event, got.meta.id, source, body, got.meta.traceparent)
         item = {name: value for name, value in item.items() if value is not None} | {"create": True, "abandoned": True}
         answer = await self._raw.fetchval("select receive($1, '[]', $2)", [item], self._now)
         self._result.accepted += answer["result"] in ("run", "pending", "merged")
+
+
+def known_as(pipeline: Pipeline, event: Event) -> tuple[str, bytes]:
+    """Source and body hash by which timers, API and CLI know their request again: a slot may fire once more, a client may repeat its key."""
+    data = event.dump()
+    return OURS if "slot" in data else SOURCE, body_of(pipeline, data) if "request_key" in data else body_hash(data)
 
 
 async def _each(rows: Sequence[Any]) -> Any:

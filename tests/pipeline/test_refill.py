@@ -1,0 +1,68 @@
+"""Requests of our own of which nothing but themselves outlived a lost ledger: whoever made them may make them again."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from streams.ledger.connection import Connection
+from streams.ledger.ledger import Answer
+from streams.records import event_record
+from streams.refill.read import Partition
+from streams.refill.refill import Refill
+from streams.requests import request_run
+from streams.timers import Timers
+from tests.pipeline.toy import TOY, Neighbours
+from tests.travel import CLUSTER, Travel
+
+LOST = "truncate tenants, tenant_heads, pipeline_heads, inbox, causes, journal, runs, steps, outbox cascade"
+
+
+@pytest.fixture
+async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
+    travel = Travel(ledger_dsn, (TOY,), Neighbours())
+    travel.ledger.start()
+    yield travel
+    await travel.ledger.stop()
+
+
+async def accepted_anew(travel: Travel) -> None:
+    """The request went out, its ledger is lost, and it gets its run back."""
+    [row] = await travel.rows("select to_jsonb(o)::text as row from outbox o where topic = 'training.requested'")
+    sent = event_record(orjson.loads(row["row"]))
+    await travel.rows(LOST)
+    partition = Partition()
+    place = {"topic": "training.requested", "partition": 0, "offset": 0, "timestamp": 0}
+    partition.take(SimpleNamespace(**place, key=sent.key, value=sent.value, headers=sent.headers), CLUSTER)  # type: ignore[arg-type]
+    connection = Connection(travel.dsn)
+    refill = Refill(await connection.raw(), travel.runtime.pipelines)
+    refill._heard = partition.heard
+    await refill._settle()
+    await connection.close()
+    assert await travel.rows("select state from runs") == [{"state": "running"}]
+
+
+@pytest.mark.parametrize("config", [None, {"epochs": 3}])
+async def test_a_client_that_repeats_its_key_after_a_refill_finds_its_run(travel: Travel, config: dict[str, Any] | None) -> None:
+    async def ask() -> Answer:
+        return await request_run(travel.ledger, travel.runtime.pipelines, tenant_id="acme", request_key="k1", config=config)
+
+    first = await ask()
+    await accepted_anew(travel)
+    again = await ask()
+    assert (again["result"], again["run_id"]) == ("seen", first["run_id"])
+
+
+async def test_a_slot_that_fires_again_after_a_refill_finds_its_run(travel: Travel) -> None:
+    timers = Timers(travel.runtime.pipelines, travel.ledger.calls, travel.clock, publish=lambda _: None, begin=lambda: None)
+    due = datetime(2026, 1, 1, tzinfo=UTC)
+    item = timers._request({"tenant_id": "acme", "schedule_id": uuid4(), "pipeline": "training", "request": {}, "due": due, "overlap": "merge"})
+    item["create"] = True
+    first = await travel.ledger.receive(item)
+    await accepted_anew(travel)
+    again = await travel.ledger.receive(item)
+    assert (again["result"], again["run_id"]) == ("seen", first["run_id"])
