@@ -126,13 +126,14 @@ async def _prove(settings: "Settings", text: str) -> "Proof":
 
 
 async def _prove_all(settings: "Settings") -> "tuple[dict[str, int], list[Proof]]":
-    totals, wrong = dict.fromkeys(("runs", "effects", "open", "expired", "mismatches"), 0), []
+    totals, wrong = dict.fromkeys(("runs", "effects", "open", "expired", "holes", "mismatches"), 0), []
     async with _prover(settings) as prover:
         async for proof in prover.every():
             totals["runs"] += proof.state != "unknown"
             totals["effects"] += len(proof.lines)
             totals["open"] += sum(line.verdict == "open" for line in proof.lines)
             totals["expired"] += sum(line.verdict == "expired" for line in proof.lines)
+            totals["holes"] += sum(line.verdict == "hole" for line in proof.lines)
             totals["mismatches"] += proof.mismatches
             if proof.mismatches:
                 wrong.append(proof)

@@ -4,12 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from streams.proof.neighbours import Accepted, Journals, owner
-from streams.proof.record import OVER, Answered, Record
+from streams.proof.record import OVER, Answered, Record, Refilled
 from streams.proof.topics import Published
 
-OK, OPEN, GONE = "ok", "open", "expired"
+OK, OPEN, GONE, HOLE = "ok", "open", "expired", "hole"
+_LOST = "its entry was lost with the ledger, in a hole that the refill has listed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Line:
     key: str
     """The event's id, or the idempotency key."""
     verdict: str
-    """ok, open (not over yet, not judged), expired (older than the topic keeps), or the code of the mismatch."""
+    """ok, open (not over yet, not judged), expired (older than the topic keeps), hole (lost, and listed as such), or the code of the mismatch."""
     journal: str
     ledger: str
     """How often a worker kept an answer to it, and which."""
@@ -31,7 +33,7 @@ class Line:
 
     @property
     def mismatch(self) -> bool:
-        return self.verdict not in (OK, OPEN, GONE)
+        return self.verdict not in (OK, OPEN, GONE, HOLE)
 
 
 def judge(record: Record, published: Published, journals: Journals, *, kept_since: dict[str, datetime], later: Record | None = None) -> list[Line]:
@@ -56,7 +58,17 @@ def _events(record: Record, published: Published, kept_since: dict[str, datetime
     for event, topic in published.of_run.get(record.run_id, {}).items():
         if event not in journalled:
             sentence = "on Kafka in our name, but the journal never said it: the ledger was set back, or somebody else publishes"
-            yield Line(topic, str(event), "not_journalled", "nothing", "", f"{published.times[event]}×", sentence)
+            yield unsaid(topic, event, published, later.refilled, "not_journalled", sentence)
+
+
+def unsaid(topic: str, event: UUID, published: Published, lost: Refilled, code: str, sentence: str) -> Line:
+    """An event of which no entry is left: accused, unless the refill accounts for it."""
+    verdict, word = code, "nothing"
+    if event in lost.undone:
+        verdict, word, sentence = OK, "set aside", "its entry was set aside when the ledger was refilled"
+    elif lost.lost(published.sequence.get(event)):
+        verdict, sentence = HOLE, _LOST
+    return Line(topic, str(event), verdict, word, "", f"{published.times[event]}×", sentence)
 
 
 def _commands(record: Record, journals: Journals, later: Record) -> Iterator[Line]:
@@ -93,6 +105,8 @@ def _command(
     if verdict == OK and key.startswith(f"{record.run_id}:"):
         if step is None:
             verdict, sentence = "unexplained", "accepted there under a key of this run, but the journal knows no such stage and round"
+            if later.refilled.holes:
+                verdict, sentence = HOLE, _LOST
         elif word not in OVER:
             verdict, sentence = OPEN, sentence or f"{step[0]} is not over"
             if record.over:

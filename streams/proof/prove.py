@@ -15,7 +15,7 @@ import asyncpg
 
 from schemas.catalogue import EVENTS
 from streams.proof import record, topics
-from streams.proof.judge import Line, judge
+from streams.proof.judge import HOLE, Line, judge, unsaid
 from streams.proof.neighbours import Journals, Neighbours
 from streams.proof.record import Record
 from streams.proof.topics import Published
@@ -24,7 +24,7 @@ from streams.topics import declared
 
 BEFORE = timedelta(minutes=5)
 """How much earlier than the run the topics are read: the broker's clock is not the ledger's."""
-_TENANTS = "select distinct tenant_id from runs order by tenant_id"
+_TENANTS = "select tenant_id from tenants union select tenant_id from runs"
 _RUNS = "select run_id from runs where tenant_id = $1 order by requested_at, run_id"
 _KNOWN = "select run_id from runs where run_id = any($1)"
 _AHEAD = "select ahead <> '0' from clock"
@@ -32,7 +32,7 @@ _AHEAD = "select ahead <> '0' from clock"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One run, or what neighbours did for a run that the ledger does not know (`state` is `unknown`)."""
+    """One run, or what topics and neighbours tell of a run that the ledger does not know (`state` is `unknown`)."""
 
     run_id: UUID
     tenant_id: str
@@ -63,18 +63,18 @@ class Prover:
         return await self._prove(found, published, await self._neighbours.journals(found.tenant_id))
 
     async def every(self) -> AsyncIterator[Proof]:
-        """All runs, partition by partition: memory holds the events of one of them."""
-        placed: dict[int, list[str]] = defaultdict(list)
+        """All runs, and those that only others know, partition by partition: memory holds the events of one of them."""
+        placed: dict[int, set[str]] = defaultdict(set)
         for row in await self._snapshot.fetch(_TENANTS):
-            placed[topics.partition_of(row["tenant_id"], self._settings.kafka.partitions)].append(row["tenant_id"])
-        for partition, tenants in sorted(placed.items()):
+            placed[topics.partition_of(row["tenant_id"], self._settings.kafka.partitions)].add(row["tenant_id"])
+        for partition in range(self._settings.kafka.partitions):
             published = await self._read(partition, None)
-            for tenant in tenants:
-                journals = await self._neighbours.journals(tenant)
+            for tenant in sorted(placed[partition] | published.of_tenant.keys()):  # a tenant may be lost whole
+                journals, lost = await self._neighbours.journals(tenant), await record.refilled(self._snapshot, tenant)
                 for row in await self._snapshot.fetch(_RUNS, tenant):
-                    if found := await record.load(self._snapshot, row["run_id"]):
+                    if found := await record.load(self._snapshot, row["run_id"], lost):
                         yield await self._prove(found, published, journals)
-                for stray in await self._strays(tenant, journals):
+                for stray in await self._strays(tenant, published, journals):
                     yield stray
 
     async def _read(self, partition: int, since: datetime | None) -> Published:
@@ -87,14 +87,20 @@ class Prover:
             lines = judge(found, published, journals, kept_since=self._kept_since, later=later)
         return Proof(found.run_id, found.tenant_id, found.state.value, found.over, lines)
 
-    async def _strays(self, tenant: str, journals: Journals) -> list[Proof]:
-        """What was accepted under keys of runs that the ledger has never heard of."""
+    async def _strays(self, tenant: str, published: Published, journals: Journals) -> list[Proof]:
+        """What was published, or accepted under keys, for runs that the ledger has never heard of."""
         found: dict[UUID, list[Line]] = defaultdict(list)
+        lost = await record.refilled(self._now, tenant)
+        unknown = published.of_tenant.get(tenant, set()) - {row["run_id"] for row in await self._now.fetch(_RUNS, tenant)}
+        sentence = "on Kafka in our name for a run that the ledger does not know: the ledger was set back, or somebody else publishes"
+        for each in sorted(unknown):
+            found[each] = [unsaid(topic, event, published, lost, "unknown_run", sentence) for event, topic in published.of_run[each].items()]
         for name, rows in journals.items():
             for row in rows or ():
                 if run := _run_of(row.idempotency_key or ""):
                     sentence = "accepted there for a run that the ledger does not know: the ledger was set back, or the key is forged"
-                    line = Line(f"{row.method} {row.path}", row.idempotency_key or "", "unknown_run", "nothing", "none", f"1× {name}", sentence)
+                    code = HOLE if lost.holes else "unknown_run"
+                    line = Line(f"{row.method} {row.path}", row.idempotency_key or "", code, "nothing", "none", f"1× {name}", sentence)
                     found[run].append(line)
         known = {row["run_id"] for row in await self._now.fetch(_KNOWN, list(found))}
         return [Proof(run, tenant, "unknown", True, lines) for run, lines in found.items() if run not in known]

@@ -21,8 +21,25 @@ _UNSENT = """
 select event_id, null as error from outbox where run_id = $1 and topic is not null
 union all select event_id, error from unpublishable where run_id = $1 and topic is not null
 """
-NEXT_ROUND = "next round"
-OVER = frozenset({"done", "skipped", "failed", "cancelled", NEXT_ROUND})
+_REFILLED = "select data from journal where tenant_id = $1 and kind = 'refilled' order by seq"
+NEXT_ROUND, ENDED = "next round", "ended by the refill"
+OVER = frozenset({"done", "skipped", "failed", "cancelled", NEXT_ROUND, ENDED})
+
+
+@dataclass
+class Refilled:
+    """What entries that stand for lost ones say of a tenant (`streams/refill/`)."""
+
+    undone: set[UUID] = field(default_factory=set)
+    """Events that went out and whose moves were made again."""
+    ended: set[UUID] = field(default_factory=set)
+    """Runs of which it was concluded that they are over."""
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    """First and last number of entries that no topic has."""
+
+    def lost(self, seq: int | None) -> bool:
+        """Whether the entry of this number is in a hole."""
+        return seq is not None and any(first <= seq <= last for first, last in self.holes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class Record:
     answered: list[Answered] = field(default_factory=list)
     unsent: dict[UUID, str | None] = field(default_factory=dict)
     """Events that are not on Kafka yet; with the broker's word if it refuses them for good."""
+    refilled: Refilled = field(default_factory=Refilled)
 
     @property
     def over(self) -> bool:
@@ -85,14 +103,26 @@ class Record:
         return key.startswith(f"{self.run_id}:") or (key.startswith("cancel:") and key.removeprefix("cancel:") in self.jobs)
 
 
-async def load(raw: "asyncpg.Connection[Any]", run_id: UUID) -> Record | None:
-    """The run, or None if there is none."""
+async def refilled(raw: "asyncpg.Connection[Any]", tenant_id: str) -> Refilled:
+    """What is known to be lost of a tenant's journal."""
+    found = Refilled()
+    for row in await raw.fetch(_REFILLED, tenant_id):
+        data = row["data"]
+        found.undone |= {UUID(data["undone"])} if data.get("undone") else set()
+        found.ended |= {UUID(each["run_id"]) for each in data.get("ended", ())}
+        found.holes += [(first, last) for first, last in data.get("missing", ())]
+    return found
+
+
+async def load(raw: "asyncpg.Connection[Any]", run_id: UUID, lost: Refilled | None = None) -> Record | None:
+    """The run, or None if there is none. `lost`: its tenant's, if it was read before."""
     row = await raw.fetchrow(_RUN, run_id)
     if row is None:
         return None
     record = Record(row["run_id"], row["tenant_id"], RunState(row["state"]), row["requested_at"])
     record.unsent = {each["event_id"]: each["error"] for each in await raw.fetch(_UNSENT, run_id)}
     record.answered = [Answered(**each) for each in await raw.fetch(_EFFECTS, run_id)]
+    record.refilled = lost or await refilled(raw, record.tenant_id)
     read_journal(record, await raw.fetch(_JOURNAL, run_id))
     return record
 
@@ -123,3 +153,5 @@ def read_journal(record: Record, rows: Sequence[Any]) -> None:
             if job := (data.get("job") or {}).get("job_id"):
                 record.jobs.add(job)
             begin(data.get("next"))
+    if record.run_id in record.refilled.ended:
+        record.words |= {step: ENDED for step, word in record.words.items() if word not in OVER}

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 
+from schemas.tenant import is_tenant_id
 from streams.names import OURS
 from streams.settings import KafkaSettings
 from streams.topics import MAX_BYTES
@@ -19,13 +20,15 @@ PATIENCE = 30.0
 
 
 class Published:
-    """Our events on some partitions: event id -> how often; run -> its event ids with their topics."""
+    """Our events on some partitions: event id -> how often, and its journal number; run -> its event ids with their topics; tenant -> its runs."""
 
     def __init__(self) -> None:
         self.times: dict[UUID, int] = defaultdict(int)
+        self.sequence: dict[UUID, int] = {}
         self.of_run: dict[UUID, dict[UUID, str]] = defaultdict(dict)
+        self.of_tenant: dict[str, set[UUID]] = defaultdict(set)
 
-    def take(self, topic: str, headers: Iterable[tuple[str, bytes]]) -> None:
+    def take(self, topic: str, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
         facts = dict(headers)
         if facts.get("ce_source") != OURS.encode():
             return
@@ -35,8 +38,12 @@ class Published:
         except (KeyError, ValueError):
             return  # whoever published it only says that it is ours; the inbox makes a dead letter of it
         self.times[event] += 1
+        if (number := facts.get("ce_sequence", b"")).isdigit():
+            self.sequence[event] = int(number)
         if run is not None:
             self.of_run[run][event] = topic
+            if is_tenant_id(tenant := (key or b"").decode(errors="replace")):
+                self.of_tenant[tenant].add(run)
 
 
 def partition_of(tenant_id: str, partitions: int) -> int:
@@ -48,7 +55,7 @@ def partition_of(tenant_id: str, partitions: int) -> int:
 async def read(settings: KafkaSettings, topics: Sequence[str], partition: int, since: datetime | None = None) -> Published:
     """All of these topics' records of one partition, from `since` or the log's start, to the ends of this moment."""
     published = Published()
-    await scan(settings, topics, partition, lambda record: published.take(record.topic, record.headers), since=since)
+    await scan(settings, topics, partition, lambda record: published.take(record.topic, record.headers, record.key), since=since)
     return published
 
 

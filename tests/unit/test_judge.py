@@ -10,7 +10,7 @@ import pytest
 from schemas.states import RunState
 from streams.proof.judge import Line, judge
 from streams.proof.neighbours import Accepted, Journals
-from streams.proof.record import Answered, Record, read_journal
+from streams.proof.record import Answered, Record, Refilled, read_journal
 from streams.proof.topics import Published
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -205,3 +205,18 @@ def test_each_round_has_its_own_word_in_the_journal() -> None:
     lines = {line.key: line for line in case.lines()}
     assert (lines[TRAIN.key].journal, lines[f"{RUN}:train:2"].journal) == ("next round", "done")
     assert case.wrong() == []
+
+
+def test_an_event_whose_entry_a_refill_set_aside_or_lists_as_lost_is_no_mismatch(case: Case) -> None:
+    undone, lost, forged = (uuid4() for _ in range(3))
+    for event in (undone, lost, forged):
+        case.publish("index.built", event)
+    case.published.sequence = {lost: 12, forged: 15}
+    case.record.refilled = Refilled(undone={undone}, holes=[(11, 14)])
+    assert (case.verdict(undone), case.verdict(lost), case.verdict(forged)) == ("ok", "hole", "not_journalled")
+
+
+def test_a_command_for_which_there_is_no_word_may_be_in_a_hole() -> None:
+    case = Case(*WHOLE[:1], WHOLE[-1])
+    case.record.refilled = Refilled(holes=[(2, 4)], ended={RUN})
+    assert (case.verdict(TRAIN.key), case.verdict(DEPLOY.key)) == ("ok", "hole")
