@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -44,9 +45,9 @@ class World:
             self.states[state["tenant_id"]] = self.states.get(state["tenant_id"], {}) | {state["pipeline"]: state}
         await self.moves.raw.execute("delete from outbox")
 
-    async def _send(self, row: Data) -> None:
-        record = event_record(row)
-        await self._producer.send_and_wait(row["topic"], record.value, record.key, headers=record.headers)
+    async def _send(self, row: Data, at: datetime | None = None) -> None:
+        record, stamp = event_record(row), at and int(at.timestamp() * 1000)
+        await self._producer.send_and_wait(row["topic"], record.value, record.key, headers=record.headers, timestamp_ms=stamp)
 
     async def effect(self, run: str, stage: str, name: str, path: str) -> str:
         """A command that was accepted and whose answer was kept."""
@@ -152,6 +153,16 @@ async def test_an_event_published_twice_is_counted_and_fine(world: World) -> Non
             await world._send(row["row"])
     [line] = (await world.prove(run)).lines
     assert (line.verdict, line.there) == ("ok", "2×")
+
+
+async def test_what_a_worker_whose_clock_is_hours_behind_has_published_is_found(world: World) -> None:
+    run = str((await world.moves.request())["run_id"])
+    rows = await world.moves.raw.fetch("delete from outbox o returning to_jsonb(o) as row")
+    for row in rows:
+        if row["row"]["topic"]:
+            await world._send(row["row"], datetime.now(UTC) - timedelta(hours=3))
+    [line] = (await world.prove(run)).lines
+    assert (line.verdict, line.there) == ("ok", "1×")
 
 
 async def test_forged_neighbours_and_lost_entries_are_each_found(world: World) -> None:
