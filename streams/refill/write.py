@@ -41,6 +41,11 @@ select emit(coalesce(j.event_id, gen_random_uuid()), j.topic, r.tenant_id, r.run
             case when j.topic is not null then j.data::text end, true)
 from runs r left join journal j on j.tenant_id = r.tenant_id and j.seq = r.version and j.kind = 'finished' where r.run_id = any($1)
 """
+_SHOW = """
+insert into projection_queue (run_id, version)
+select run_id, version from runs where run_id = any($1) and pipeline = 'training' and finished_at is not null on conflict do nothing
+"""
+"""The trigger sees runs that end; these are written when they have ended."""
 
 
 class Diverged(Exception):
@@ -54,6 +59,7 @@ async def write(raw: "asyncpg.Connection[Any]", mended: Mended, known: Iterable[
         await raw.execute(_HEAD, mended.tenant_id)
         if await raw.fetchval(_LOCK, mended.tenant_id) != before:
             raise Diverged("somebody works on this ledger: stop the workers, then run the command again")
+        touched = list({entry.run_id for entry in mended.entries if entry.run_id}.union(mended.told))
         await insert(raw, "journal", [_row(entry) for entry in mended.entries])
         await raw.execute(_SEQ, mended.tenant_id, mended.state.seq)
         rebuilt = await rebuild_one(raw, mended.tenant_id)
@@ -66,6 +72,7 @@ async def write(raw: "asyncpg.Connection[Any]", mended: Mended, known: Iterable[
         await _jobs(raw, mended.entries, pipelines)
         await _versions(raw, mended.entries)
         await raw.execute(_TELL, mended.told)
+        await raw.execute(_SHOW, touched)
     return rebuilt
 
 

@@ -1,4 +1,4 @@
-"""Requests of our own of which nothing but themselves outlived a lost ledger: whoever made them may make them again."""
+"""What a refill writes back, on a real ledger: requests that their makers know again, ended runs, versions."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -9,15 +9,20 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from streams.ledger.connection import Connection
+from streams.fold import fold
+from streams.folded import Entry
+from streams.ledger.connection import Connection, connect
 from streams.ledger.ledger import Answer
 from streams.records import event_record
+from streams.refill.mend import Mended, mend
 from streams.refill.read import Partition
 from streams.refill.refill import Refill
+from streams.refill.write import write
 from streams.requests import request_run
 from streams.timers import Timers
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import CLUSTER, Travel
+from tests.unit.journals import Journal
 
 LOST = "truncate tenants, tenant_heads, pipeline_heads, inbox, causes, journal, runs, steps, outbox cascade"
 
@@ -66,3 +71,25 @@ async def test_a_slot_that_fires_again_after_a_refill_finds_its_run(travel: Trav
     await accepted_anew(travel)
     again = await travel.ledger.receive(item)
     assert (again["result"], again["run_id"]) == ("seen", first["run_id"])
+
+
+async def refill(travel: Travel, entries: list[Entry], had: int = 0) -> None:
+    """Write what Kafka knows beyond the first entries, which the ledger has from a backup."""
+    raw = await connect(travel.dsn, timeout=30, name="test")
+    try:
+        base, first = fold(entries[:had]), travel.runtime.pipelines.first(TOY)
+        await write(raw, Mended("acme", base, entries[:had]), [], 0, travel.runtime.pipelines)
+        mended = mend("acme", base, entries[had:], lambda _: first, at=entries[-1].at, note={}, lost={})
+        await write(raw, mended, [], had, travel.runtime.pipelines)
+    finally:
+        await raw.close()
+
+
+async def test_the_warehouse_is_shown_the_trainings_that_a_refill_brings_back(travel: Travel) -> None:
+    journal = Journal()
+    over = journal.request()
+    journal.fail(over)
+    journal.request()
+    await refill(travel, journal.entries)
+    queued = await travel.rows("select q.run_id, r.state from projection_queue q join runs r using (run_id, version)")
+    assert queued == [{"run_id": over.run_id, "state": "failed"}]
