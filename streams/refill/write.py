@@ -30,6 +30,7 @@ _ENDED_JOB = """
 update jobs set completion = $4, completion_id = $5, completed_at = $6, failed = $7
 where run_id = $1 and stage = $2 and round = $3 and completed_at is null
 """
+_BUILT = "select run_id, output from steps where run_id = any($1) and output_type = $2"
 _RETIRE = "update versions set state = 'retired', retired_at = $3 where tenant_id = $1 and state = 'live' and number <> $2"
 _VERSION = """
 insert into versions (tenant_id, number, run_id, round, model_path, index_path, state, created_at, live_at)
@@ -60,6 +61,7 @@ async def write(raw: "asyncpg.Connection[Any]", mended: Mended, known: Iterable[
         if await raw.fetchval(_LOCK, mended.tenant_id) != before:
             raise Diverged("somebody works on this ledger: stop the workers, then run the command again")
         touched = list({entry.run_id for entry in mended.entries if entry.run_id}.union(mended.told))
+        built = {row["run_id"]: row["output"] for row in await raw.fetch(_BUILT, touched, IndexBuilt.topic)}
         await insert(raw, "journal", [_row(entry) for entry in mended.entries])
         await raw.execute(_SEQ, mended.tenant_id, mended.state.seq)
         rebuilt = await rebuild_one(raw, mended.tenant_id)
@@ -70,7 +72,7 @@ async def write(raw: "asyncpg.Connection[Any]", mended: Mended, known: Iterable[
             if each.entry.seq in taken:
                 await _request(raw, each)
         await _jobs(raw, mended.entries, pipelines)
-        await _versions(raw, mended.entries)
+        await _versions(raw, mended.entries, built)
         await raw.execute(_TELL, mended.told)
         await raw.execute(_SHOW, touched)
     return rebuilt
@@ -106,9 +108,8 @@ async def _jobs(raw: "asyncpg.Connection[Any]", entries: Iterable[Entry], pipeli
             await raw.execute(_ENDED_JOB, *place, entry.data["output"], entry.causation if failed else entry.id("event"), entry.at, failed)
 
 
-async def _versions(raw: "asyncpg.Connection[Any]", entries: Iterable[Entry]) -> None:
-    """Numbers and paths of what went live, as far as the journal tells; the newest is live."""
-    built: dict[Any, Data] = {}
+async def _versions(raw: "asyncpg.Connection[Any]", entries: Iterable[Entry], built: dict[Any, Data]) -> None:
+    """Numbers and paths of what went live, as far as the journal tells; the newest is live. `built`: run -> the index that it had before."""
     for entry in entries:
         if entry.kind != "step" or entry.data.get("state") != StepState.DONE:
             continue

@@ -1,6 +1,7 @@
 """What a refill writes back, on a real ledger: requests that their makers know again, ended runs, versions."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -93,3 +94,18 @@ async def test_the_warehouse_is_shown_the_trainings_that_a_refill_brings_back(tr
     await refill(travel, journal.entries)
     queued = await travel.rows("select q.run_id, r.state from projection_queue q join runs r using (run_id, version)")
     assert queued == [{"run_id": over.run_id, "state": "failed"}]
+
+
+async def test_a_version_that_went_live_after_the_backup_is_known_with_the_index_that_was_built_before_it(travel: Travel) -> None:
+    journal = Journal()
+    run = journal.request()
+    had = 0
+    for output in ({}, {}, {"index_path": "indices/x", "model_path": "models/x"}, {"version": 3}):
+        at = len(journal.entries)
+        journal.done(run)
+        kind = "model.deployed" if "version" in output else "index.built" if output else "other"
+        journal.entries[at] = replace(journal.entries[at], data=journal.entries[at].data | {"output": output, "output_type": kind})
+        had = had if kind == "model.deployed" else len(journal.entries)
+    await refill(travel, journal.entries, had)
+    [version] = await travel.rows("select number, state, model_path, index_path from versions")
+    assert version == {"number": 3, "state": "live", "model_path": "models/x", "index_path": "indices/x"}
