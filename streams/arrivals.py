@@ -52,6 +52,7 @@ class Bounds:
     per_day: int
 
 
+_KNOWN = "select known from arrivals where tenant_id = $1"
 Look = Callable[[str, Any], Awaitable[Listing]]
 
 
@@ -123,7 +124,8 @@ class Arrivals:
                 except (TryAgain, GiveUp) as why:
                     log.warning("a tenant's files could not be listed; again later", tenant=facts["tenant_id"], code=why.code, reason=str(why))
                     return
-                decided[facts["tenant_id"]] = await self._one(facts, found)
+                known = await self._connection.value(_KNOWN, facts["tenant_id"])
+                decided[facts["tenant_id"]] = await self._one({**facts, "known": known}, found)
 
         async with asyncio.TaskGroup() as group:
             for facts in wanted:

@@ -91,3 +91,22 @@ async def test_a_store_that_is_away_changes_nothing(folders: Folders) -> None:
     folders.down = True
     assert await folders.look() == {}
     assert await folders.travel.rows("select 1 from arrivals") == []
+
+
+async def test_the_files_of_all_tenants_are_never_read_at_once(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that looks at thousands of tenants with twenty thousand files each would not live through it."""
+    for tenant in ("acme", "globex", "initech"):
+        await folders.tenant(tenant, train=True)
+        folders.files[tenant] = Listing("two", {"a": 1 << 20, "b": 1 << 19})
+    await folders.look()
+    await folders.travel.rows("""update arrivals set known = '["a"]'""")
+    fetch, answers = Connection.fetch, list[str]()
+
+    async def watched(connection: Connection, sql: str, *args: Any) -> list[Any]:
+        rows = await fetch(connection, sql, *args)
+        answers.append(repr(rows))
+        return rows
+
+    monkeypatch.setattr(Connection, "fetch", watched)
+    assert await folders.look(minutes=5) == dict.fromkeys(folders.files, "too_little")
+    assert max(answer.count("['a']") for answer in answers) == 1

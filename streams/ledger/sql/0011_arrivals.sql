@@ -23,11 +23,11 @@ create table arrival_decisions (
     primary key (tenant_id, at)
 );
 
--- arrivals_wanted(now): every tenant that trains when data arrives, with all that the decision is made from.
+-- arrivals_wanted(now): every tenant that trains when data arrives, with all that the decision is made from but the files it knows, which may be many.
 create function arrivals_wanted(p_now timestamptz)
-returns table (tenant_id text, own jsonb, fingerprint text, known jsonb, asked text, code text, newest_run uuid, requested_at timestamptz, open boolean,
+returns table (tenant_id text, own jsonb, fingerprint text, asked text, code text, newest_run uuid, requested_at timestamptz, open boolean,
                seen text, today bigint, paused boolean) language sql stable as $$
-    select t.tenant_id, t.settings -> 'arrivals', a.fingerprint, a.known, a.asked, a.code, r.run_id, r.requested_at, r.finished_at is null and r.run_id is not null,
+    select t.tenant_id, t.settings -> 'arrivals', a.fingerprint, a.asked, a.code, r.run_id, r.requested_at, r.finished_at is null and r.run_id is not null,
            (select s.output ->> 'fingerprint' from runs v join steps s on s.run_id = v.run_id
             where v.tenant_id = t.tenant_id and v.pipeline = 'training' and s.output ? 'fingerprint' order by v.requested_at desc limit 1),
            (select count(*) from runs v join causes c on c.run_id = v.run_id
