@@ -21,7 +21,10 @@ async def now_and_then(connection: Connection, what: str, every: timedelta, look
             if await connection.value("select may_look($1, $2)", what, every):
                 await look()
         except Exception as error:
-            if not (is_outage(error) or is_conflict(error)):
+            if isinstance(error, TimeoutError):  # an outage, or a look that never ends in time: nobody would hear of what it looks for
+                said = "a look at all tenants was broken off, and nothing is told of what it did not see; is the ledger away, or slow?"
+                log.warning(said, code="look_timed_out", look=what)
+            elif not (is_outage(error) or is_conflict(error)):
                 log.exception("a look at all tenants failed; trying again", look=what)
             await connection.drop()
         await asyncio.sleep(PAUSE)

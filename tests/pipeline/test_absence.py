@@ -1,6 +1,7 @@
 """What did not happen is told once, through the same incidents as data quality, and taken back when it happens."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from streams.absence import Absence
 from streams.alerts import Alerts
 from streams.clients.answers import Problem, refusal
 from streams.ledger.connection import Connection
-from streams.pauses import pause
+from streams.pauses import pause, resume
 from streams.stage import GiveUp
 from streams.tenants import add_tenant, change_tenant, suspend_tenant
 from tests.fakes import FakeMonitoring
@@ -122,6 +123,28 @@ async def test_nothing_is_expected_of_tenants_that_are_paused_suspended_or_have_
     await suspend_tenant(watch.travel.ledger, watch.travel.runtime.pipelines, "asleep", by="test")
     assert await watch.look() == [("asleep", "absence.training", "resolved")]
     assert "suspended" in watch.said("resolved")["message"]
+
+
+async def test_the_time_counts_from_the_end_of_a_pause(watch: Watch) -> None:
+    for name in ("acme", "globex"):
+        await watch.tenant(name, tick_within="off", training_within="20h")
+    ledger, pipelines = watch.travel.ledger, watch.travel.runtime.pipelines
+    await pause(ledger, pipelines, pipeline="training", tenant_id="acme", reason="", by="test")
+    assert await watch.look(21 * HOUR) == [("globex", "absence.training", "opened")]
+    await resume(ledger, pipelines, pipeline="training", tenant_id="acme", reason="", by="test")
+    assert await watch.look(19 * HOUR) == []
+    assert await watch.look(2 * HOUR) == [("acme", "absence.training", "opened")]
+
+
+async def test_many_pauses_of_old_do_not_slow_the_look_down(watch: Watch) -> None:
+    await watch.travel.rows("insert into tenants (tenant_id) select 't-' || n from generate_series(1, 2000) n")
+    await watch.travel.rows(
+        "insert into pauses (tenant_id, pipeline, reason, paused_by, since, ended_at)"
+        " select tenant_id, 'training', '', 'test', now(), now() from tenants, generate_series(1, 10)"
+    )
+    began = time.monotonic()
+    assert await watch.absence.look() == 0
+    assert time.monotonic() - began < 5
 
 
 async def test_a_thousand_tenants_are_looked_at_at_once_and_one_worker_looks(watch: Watch) -> None:

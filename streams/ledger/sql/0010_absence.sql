@@ -30,12 +30,15 @@ create function absences(p_now timestamptz, p_rules jsonb)
 returns table (tenant_id text, check_name text, late boolean, since timestamptz, allowed interval, last_run uuid, last_state text, last_code text, expected text,
                id uuid, state text, severity text, changed_at timestamptz, resolved_at timestamptz, calm integer, flaps integer) language sql stable as $$
     with rules as (
-        select * from jsonb_to_recordset(p_rules) as r("check" text, name text, pipeline text, within float8, kind text)
+        select r.*, (select max(p.ended_at) from pauses p where p.tenant_id is null and p.pipeline = r.pipeline) as resumed
+        from jsonb_to_recordset(p_rules) as r("check" text, name text, pipeline text, within float8, kind text)
+    ), resumed as materialized (   -- once for all tenants: pauses are kept for ever, and may be as many as these
+        select p.tenant_id, r."check", max(p.ended_at) as at
+        from pauses p join rules r on p.pipeline is null or p.pipeline = r.pipeline where p.tenant_id is not null group by p.tenant_id, r."check"
     ), waited as materialized (
-        select t.tenant_id, r."check", r.kind, r.pipeline, b.allowed,
-               greatest(t.active_since, (select max(p.ended_at) from pauses p where (p.tenant_id is null or p.tenant_id = t.tenant_id)
-                                         and (p.pipeline is null or p.pipeline = r.pipeline))) as since
-        from tenants t cross join rules r cross join lateral (select bound(t.settings, r.name, r.within) as allowed) b
+        select t.tenant_id, r."check", r.kind, r.pipeline, b.allowed, greatest(t.active_since, r.resumed, p.at) as since
+        from tenants t cross join rules r left join resumed p on p.tenant_id = t.tenant_id and p."check" = r."check"
+        cross join lateral (select bound(t.settings, r.name, r.within) as allowed) b
         where t.status = 'active' and b.allowed is not null and not is_paused(t.tenant_id, r.pipeline)
     ), oldest as materialized (   -- the open ones are few, and found by an index of their own
         select distinct on (r.tenant_id) r.tenant_id, r.run_id, r.pipeline, r.requested_at, r.state, r.code
