@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -74,7 +75,8 @@ async def alert(events: list[DqEvaluated], use: Services) -> list[DqDecided]:
         ]
 
     recorded = await use.quality.record(events, decided)
-    let_through = await use.quality.let_through([event.tenant_id for event in events if event.verdict in ("pass", "warn")], "the data is good again")
+    good = [event.tenant_id for event in events if event.watched and event.verdict in ("pass", "warn")]
+    let_through = await use.quality.let_through(good, "the data is good again")
     return [
         event.then(
             DqDecided,
@@ -121,9 +123,15 @@ def _due(event: DqTick, standing: TenantStanding, settings: QualitySettings, now
     types = read_own(standing.settings).interaction_types or settings.interaction_types
     left: dict[str, Any] = standing.profile.get("count_on", {})
     anew = event.slot is None or left.get("types") != list(types)
+    whole = Due(event.key, types, alone=standing.slow, seen=_seen(standing))
     if anew or now - datetime.fromisoformat(left["whole_at"]) >= settings.full_every:
-        return Due(event.key, types, alone=standing.slow)
-    return Due(event.key, types, datetime.fromisoformat(left["since"]), left["before"], alone=standing.slow)
+        return whole
+    return replace(whole, since=datetime.fromisoformat(left["since"]), before=left["before"])
+
+
+def _seen(standing: TenantStanding) -> bool:
+    """Whether the warehouse ever had something of the tenant: one that was watched in doubt, during an outage, stays what it was before."""
+    return standing.watched and bool(standing.profile.get("seen", standing.profile))
 
 
 async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
@@ -144,7 +152,8 @@ def _evaluated(event: DqTick, due: Due, standing: TenantStanding, case: Case, fa
     if not measured.watched:
         return event.then(DqEvaluated, verdict="pass", watched=False, at=now)
     verdict, findings = conclude(case, failed)
-    left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now)}
+    seen = measured.seen or _seen(standing)
+    left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now), "seen": seen}
     if is_clean(measured):
         whole_at = now.isoformat() if measured.whole else standing.profile["count_on"]["whole_at"]
         left["count_on"] = to_count_on(measured) | {"whole_at": whole_at, "types": list(due.types)}

@@ -36,6 +36,8 @@ class Due:
     """Table -> rows that were created before `since`."""
     alone: bool = False
     """Took too long last time: measured apart from the others."""
+    seen: bool = False
+    """The warehouse had something of it before, so no tables at all are no answer."""
 
 
 @dataclass(slots=True)
@@ -54,12 +56,14 @@ class Profile:
     whole: bool = True
 
     @property
+    def seen(self) -> bool:
+        """Whether the warehouse knows the tenant, or has rows of it."""
+        return bool(self.known or any(self.numbers.get(f"{table}.rows") for table in COUNTED_ON))
+
+    @property
     def watched(self) -> bool:
-        """Whether the warehouse knows the tenant, or has rows of it; in doubt it does."""
-        if self.shape and not any(each.there for each in self.shape.values()):
-            return False
-        rows = [self.numbers.get(f"{table}.rows") for table in ("users", "items", "user_interactions")]
-        return bool(self.known or any(rows) or self.troubles)
+        """As `seen`; in doubt it does."""
+        return self.seen or bool(self.troubles)
 
     def get(self, number: str) -> float | None:
         return self.numbers.get(number)
@@ -117,6 +121,11 @@ TOGETHER = tuple(tuple(some) for _, some in groupby(PASSES, key=lambda each: eac
 """The passes, those side by side that one statement tells."""
 _TENANTS = Pass("tenants", "tenants", ("tenants",), incremental=False)
 COUNTED_ON = ("users", "items", "user_interactions")
+GONE = Trouble(
+    "tables_gone",
+    "",
+    "none of the watched tables is to be seen any more; see that TIDEMILL_WAREHOUSE__DSN names the right database and the role may use its schema",
+)
 
 
 async def measure(warehouse: Warehouse, due: Sequence[Due], now: datetime, tolerance: timedelta) -> dict[str, Profile]:
@@ -146,6 +155,8 @@ class _Chunk:
                     await self._warehouse.become_reader(connection)
                     for some in ((_TENANTS,), *TOGETHER):
                         await self._run(connection, some)
+                else:
+                    self._gone()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._away(error)
         for each in self._due:
@@ -232,6 +243,13 @@ class _Chunk:
     def _failed(self, due: Sequence[Due], what: Pass, why: Trouble) -> None:
         for each in due:
             self._profiles[each.tenant_id].troubles.setdefault(what.name, why)
+
+    def _gone(self) -> None:
+        """No table is there: whoever was seen before is in doubt, not unwatched. A wrong DSN or a revoked schema looks like this."""
+        for each in self._due:
+            if each.seen:
+                profile = self._profiles[each.tenant_id]
+                profile.shape, profile.troubles = {}, {what.name: GONE for what in (_TENANTS, *PASSES)}
 
     def _away(self, error: BaseException) -> None:
         """The warehouse went away in the middle: what was measured counts, the rest could not be."""
