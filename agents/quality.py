@@ -9,7 +9,7 @@ from typing import Any
 from agents.incidents import change
 from agents.sentences import message, title
 from expectations import baseline, decide
-from expectations.findings import QUESTIONS, Case, conclude, prepare, to_learn
+from expectations.findings import QUESTIONS, Case, conclude, prepare, to_learn, unwatched
 from expectations.judge import judge, warm
 from expectations.limits import Limits, read_own
 from expectations.profile import Due, is_clean, to_count_on
@@ -71,7 +71,7 @@ async def alert(events: list[DqEvaluated], use: Services) -> list[DqDecided]:
                 title=title,
                 message=message,
             )
-            for finding in event.checks
+            for finding in (event.checks if event.watched else unwatched(name for name, each in incidents.items() if each.open))
         ]
 
     recorded = await use.quality.record(events, decided)

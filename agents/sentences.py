@@ -9,6 +9,8 @@ _UNITS = {"share": "%", "age": " h", "defects": "", "unusual": " sigma"}
 def title(finding: Finding, kind: str) -> str:
     """The alert's headline."""
     what = "data could not be measured" if finding["check"] == MEASUREMENT else finding["title"]
+    if finding["status"] == "gone":
+        return f"Not watched any more: {what}"
     if kind == "resolved":
         return f"Resolved: {what}" if finding["check"] != MEASUREMENT else "Resolved: data can be measured again"
     return f"Not so: {what}" if finding["check"] != MEASUREMENT else what.capitalize()
@@ -26,6 +28,8 @@ def message(tenant: str, finding: Finding, kind: str) -> str:
 
 def numbers(finding: Finding) -> str:
     """The measured number beside its limit, in words."""
+    if finding["status"] == "gone":
+        return "the warehouse knows the tenant no longer, or never did, so nothing is measured"
     check = CHECKS.get(finding["check"])
     if check is None:
         return f"{finding['count']} checks have no answer" if finding.get("count") else "everything was measured"

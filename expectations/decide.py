@@ -32,6 +32,7 @@ class Sign(StrEnum):
     WORSE = "worse"  # worse than the open incident is known to be
     UNKNOWN = "unknown"  # could not be measured, or the baseline is still learning
     OFF = "off"  # the tenant switched the check off
+    GONE = "gone"  # nobody watches the tenant any more
 
 
 class Action(StrEnum):
@@ -96,17 +97,20 @@ TABLE: dict[tuple[Standing, Sign], tuple[Action, str]] = {
     (_S.NONE, _F.BAD): (_A.OPEN, "it began now"),
     (_S.NONE, _F.UNKNOWN): (_A.SKIP, "not known"),
     (_S.NONE, _F.OFF): (_A.SKIP, "switched off"),
+    (_S.NONE, _F.GONE): (_A.SKIP, "not watched any more"),
     (_S.BACK, _F.HEALTHY): (_A.SKIP, "healthy"),
     (_S.BACK, _F.MINOR): (_A.SKIP, "minor: below the severity that is told"),
     (_S.BACK, _F.BAD): (_A.REOPEN, "it came back soon after it was resolved"),
     (_S.BACK, _F.UNKNOWN): (_A.SKIP, "not known"),
     (_S.BACK, _F.OFF): (_A.SKIP, "switched off"),
+    (_S.BACK, _F.GONE): (_A.SKIP, "not watched any more"),
     (_S.OPEN, _F.HEALTHY): (_A.RESOLVE, "healthy again"),
     (_S.OPEN, _F.MINOR): (_A.RESOLVE, "below the severity that is told again"),
     (_S.OPEN, _F.BAD): (_A.SKIP, "known: told already"),
     (_S.OPEN, _F.WORSE): (_A.WORSEN, "worse than known"),
     (_S.OPEN, _F.UNKNOWN): (_A.SKIP, "not known: stays as it is"),
     (_S.OPEN, _F.OFF): (_A.RESOLVE, "switched off"),
+    (_S.OPEN, _F.GONE): (_A.RESOLVE, "not watched any more"),
 }
 """The whole table; `decide` refines two rows by time: a known one is told again now and then, a restless one has to stay healthy longer."""
 
@@ -163,8 +167,8 @@ def _standing(incident: Incident, now: datetime, policy: Policy) -> Standing:
 
 def _sign(finding: dict[str, Any], incident: Incident | None, policy: Policy) -> Sign:
     status = finding["status"]
-    if status == "off":
-        return Sign.OFF
+    if status in ("off", "gone"):
+        return Sign(status)
     if status == "pass":
         return Sign.HEALTHY
     if status == "learning" or (status == "error" and finding["check"] != MEASUREMENT):

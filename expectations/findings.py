@@ -1,7 +1,7 @@
 """From a profile to findings: the numbers that go to the judge, and what its answer makes of each check and of the tenant."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -57,6 +57,15 @@ def conclude(case: Case, failed: Mapping[str, str]) -> tuple[Verdict, list[Findi
     findings = [_tidy(finding) for finding in case.findings.values()]
     findings.append(_measurement(case.profile, findings))
     return verdict(findings), findings
+
+
+def unwatched(checks: Iterable[str]) -> list[Finding]:
+    """What becomes of the incidents of these checks, as far as they are about data, once nobody watches the tenant's any more."""
+    return [
+        {"check": name, "title": CHECKS[name].title if name in CHECKS else "everything could be measured", "status": "gone"}
+        for name in checks
+        if name in CHECKS or name == MEASUREMENT
+    ]
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:

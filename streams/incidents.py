@@ -1,6 +1,7 @@
 """Incidents in the ledger: something is wrong from its first sign until it is well again, whatever looked at it (data quality, absence)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -30,6 +31,28 @@ async def carry_out(raw: Any, tenant_id: str, run_id: UUID | None, change: Chang
                 "run_id": str(run_id) if run_id else None,
             }
             await raw.fetchval("select incident_changed($1, $2)", item, now)
+
+
+async def close_data_incidents(raw: Any, tenant_id: str, why: str, now: datetime) -> None:
+    """Resolve what is open about a tenant's data, because no tick will: nobody measures it any more. Under the tenant's lock.
+
+    What is open about an absence ends with the next look at all tenants.
+    """
+    rows = await raw.fetch(queries("quality.sql")["incidents"], [tenant_id])
+    for check, before in known(rows).items():
+        if before.open and not check.startswith("absence."):
+            change = Change(
+                check=check,
+                action="resolve",
+                reason=why,
+                severity=before.severity,
+                title=f"Not watched any more: {check}",
+                message=f"{tenant_id}, {check}: {why}, so nothing is measured",
+                details={"check": check, "status": "gone"},
+                kind="resolved",
+                after=replace(before, open=False, told_at=now, resolved_at=now, calm=0),
+            )
+            await carry_out(raw, tenant_id, None, change, now)
 
 
 def listed(change: Change) -> dict[str, Any]:

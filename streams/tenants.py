@@ -8,6 +8,7 @@ import asyncpg
 
 from schemas.tenant import is_tenant_id
 from streams import names
+from streams.incidents import close_data_incidents
 from streams.ledger.ledger import Answer, Ledger
 from streams.pipelines import Pipelines
 from streams.requests import refused, wake
@@ -111,7 +112,10 @@ async def set_status(raw: "asyncpg.Connection[Any]", pipelines: Pipelines, tenan
         return refused("tenant_deleted", tenant=tenant_id)
     await raw.execute(_CHANGE, tenant_id, status, now)
     await raw.execute(_NOTE, tenant_id, f"tenant_{status}", {"by": by}, now)
-    cancelled = await _cancel_all(raw, pipelines, tenant_id, f"{by} ({status} the tenant)", now) if status != "active" else []
+    if status == "active":
+        return {"result": status, "tenant_id": tenant_id, "cancelled": []}
+    cancelled = await _cancel_all(raw, pipelines, tenant_id, f"{by} ({status} the tenant)", now)
+    await close_data_incidents(raw, tenant_id, f"{by} {status} the tenant", now)
     return {"result": status, "tenant_id": tenant_id, "cancelled": [str(run) for run in cancelled]}
 
 

@@ -1,8 +1,8 @@
 """What cannot be seen any more is never a pass, and what nobody watches any more has no open incident."""
 
-
 import pytest
 
+from streams.tenants import delete_tenant, suspend_tenant
 from tests.quality.data import a_tenant, load, spoil
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
@@ -23,3 +23,26 @@ async def test_tables_that_are_all_gone_are_an_error_for_who_was_measured_and_no
     assert next(check for check in found["checks"] if check["check"] == "measurement")["code"] == "tables_gone"
     assert not (await world.use.quality.last_verdict("new")).watched
     assert [run["state"] for run in await world.runs() if run["pipeline"] == "training"] == ["blocked"]
+
+
+async def test_what_an_outage_said_of_a_tenant_the_warehouse_does_not_know_is_resolved_by_the_next_tick(world, tables):
+    async with tables.transaction():
+        await tables.execute("lock table users in access exclusive mode")
+        await world.tick("stranger")
+    assert "measurement" in [each["check_name"] for each in await world.reader.incidents(state="open")]
+    await world.tick("stranger")
+    assert await world.reader.incidents(state="open") == []
+    told = [each for each in await world.reader.timeline("stranger") if each["check_name"] == "measurement"]
+    assert [each["kind"] for each in told] == ["resolved", "opened"]
+    assert "nothing is measured" in told[0]["message"]
+
+
+@pytest.mark.parametrize("end", [suspend_tenant, delete_tenant])
+async def test_a_tenant_that_is_not_active_any_more_has_its_open_incidents_resolved_and_told_once(world, tables, end):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("dirty")
+    for _ in range(2):
+        await end(world.ledger, world.pipelines, "dirty", by="ann")
+    assert await world.reader.incidents(state="open") == []
+    assert [each["kind"] for each in await world.reader.timeline("dirty")] == ["resolved", "opened"]
+    assert len(await world.events("alert.resolved")) == 1
