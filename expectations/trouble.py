@@ -7,6 +7,7 @@ import asyncpg
 AWAY = "warehouse_away"
 TIMEOUT = "measure_timeout"
 LOCKED = "table_locked"
+SPENT = "no_resources"
 _BY_STATE = {
     "42P01": ("table_missing", "{table} is not there; create it, or correct TIDEMILL_WAREHOUSE__DSN"),
     "42703": ("column_missing", "{table} lacks a column that the checks need; compare it with `tidemill quality checks`"),
@@ -16,9 +17,14 @@ _BY_STATE = {
     "55P03": (LOCKED, "{table} was locked by somebody all the time; find the session in pg_locks"),
 }
 _WRONG_TYPE = ("column_type", "{table} has a column of another type than the checks need; compare it with `tidemill quality checks`")
-_BY_CLASS = {"22": ("bad_values", "{table} holds values that cannot be read as what they should be")}
+_BY_CLASS = {
+    "22": ("bad_values", "{table} holds values that cannot be read as what they should be"),
+    "53": (SPENT, "reading {table} took more memory, disk or temporary files than PostgreSQL may use; see its log, and temp_file_limit"),
+}
 _TYPE_STATES = frozenset({"42883", "42804", "42846", "22P02"})
-_AWAY_CLASSES = frozenset({"08", "53", "57", "58", "28", "3D"})
+_AWAY_CLASSES = frozenset({"08", "57", "58", "28", "3D"})
+_CROWDED = "53300"
+"""Too many connections: of that class the one that no smaller statement helps against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Trouble:
     @property
     def of_one(self) -> bool:
         """Whether a single tenant's rows may be the cause, so that the others are worth another try without it."""
-        return self.code in (TIMEOUT, "bad_values")
+        return self.code in (TIMEOUT, SPENT, "bad_values")
 
 
 def trouble(error: BaseException, table: str) -> Trouble:
@@ -52,5 +58,5 @@ def is_away(error: BaseException) -> bool:
     """Whether the database, not the statement, is the trouble."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        return state != "57014" and state[:2] in _AWAY_CLASSES
+        return state != "57014" and (state == _CROWDED or state[:2] in _AWAY_CLASSES)
     return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError)) and not isinstance(error, asyncpg.DataError)
