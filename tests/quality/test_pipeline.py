@@ -256,6 +256,14 @@ async def test_a_clean_tenants_scheduled_tick_reads_new_rows_alone(world, tables
     assert found.profile["count_on"]["whole_at"] < NOW.replace(hour=13).isoformat()
 
 
+async def test_a_tick_that_comes_a_moment_early_reads_everything_once_a_day_all_the_same(world, tables):
+    await load(tables, a_tenant("acme"))
+    await world.tick("acme")
+    world.later(23.9)
+    [found] = await measure([DqTick(tenant_id="acme", run_id=uuid4(), slot=NOW)], world.use)
+    assert found.profile["count_on"]["whole_at"] > (NOW + timedelta(hours=23)).isoformat()
+
+
 async def test_ended_training_runs_appear_in_the_warehouse_once(world, tables, warehouse_dsn):
     await load(tables, Rows(tenants=[("acme", None)]))
     run = await world.train("stranger")
