@@ -234,7 +234,7 @@ class _Chunk:
             numbers |= dict.fromkeys((f"{what.prefix}.{count}" for count in what.counts), 0)
             numbers |= dict.fromkeys((f"{what.prefix}.{age}" for age in what.ages), None)
         for row in rows:
-            profile = self._profiles[row["tenant_id"]]
+            profile = self._profiles[row["tenant_id"].rstrip(" ")]  # a char(n) comes padded, and no tenant's id ends in a blank
             if what.name == "tenants":
                 profile.known = row["known"]
             profile.numbers |= {f"{what.prefix}.{name}": row[what.column(name)] for name in (*what.counts, *what.ages)}

@@ -58,10 +58,10 @@ from due d,
 lateral (select u."timestamp" as newest from user_interactions u where u.tenant_id = d.tenant_id and u."timestamp" <= d.now + d.tolerance
          and isfinite(u."timestamp") order by u."timestamp" desc limit 1) n;
 
--- training_newest(due): seconds since the last training run that succeeded
+-- training_newest(due): seconds since the last training run that succeeded and is not from the future
 select m.tenant_id, extract(epoch from d.now - max(m.completed_at))::float8 as age
 from due d join model_training_runs m on m.tenant_id = d.tenant_id
-where m.status in ('succeeded', 'succeeded_with_warnings', 'completed') and isfinite(m.completed_at)
+where m.status in ('succeeded', 'succeeded_with_warnings', 'completed') and isfinite(m.completed_at) and m.completed_at <= d.now + d.tolerance
 group by m.tenant_id, d.now;
 
 -- user_interactions(due): rows, nulls per required column, invalid types, how many of each type (the twenty most frequent), orphans; in one reading

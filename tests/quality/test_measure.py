@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -279,3 +280,20 @@ async def test_where_there_are_neither_tables_nor_roles_nobody_is_watched(tables
     await tables.execute("drop table tenants, users, items, user_interactions, model_training_runs")
     [profile] = (await look(Warehouse(warehouse_dsn, role="nobody_at_all"), "acme")).values()
     assert not profile.watched
+
+
+async def test_a_training_that_ends_in_the_future_is_not_the_newest(tables, warehouse):
+    rows = a_tenant("acme")
+    rows.model_training_runs.append((uuid4(), "acme", "succeeded", NOW + timedelta(days=30)))
+    await load(tables, rows)
+    assert (await look(warehouse, "acme"))["acme"].numbers["model_training_runs.age"] == pytest.approx(3 * 3600)
+
+
+async def test_ids_that_the_warehouse_pads_with_blanks_are_the_tenants_all_the_same(tables, warehouse):
+    await load(tables, a_tenant("acme"))
+    for table in ("users", "items", "user_interactions", "model_training_runs"):
+        await tables.execute(f"alter table {table} alter tenant_id type char(20)")
+    [profile] = (await look(warehouse, "acme")).values()
+    told = {name: profile.numbers[name] for name in ("users.rows", "items.rows", "user_interactions.rows", "orphan_items.count")}
+    assert told == {"users.rows": 15, "items.rows": 20, "user_interactions.rows": 200, "orphan_items.count": 0}
+    assert not profile.troubles
