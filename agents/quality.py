@@ -29,6 +29,9 @@ CHUNK = 500
 ALMOST = 0.95
 """Of `full_every`: a tick that comes a moment early would else leave the reading of everything to the next one."""
 
+WITHIN = timedelta(minutes=10)
+"""For measuring; the rest of the stage's time is the judge's."""
+
 
 @stage(batch=CHUNK, at_once=1, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
 async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
@@ -42,7 +45,7 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
     due = [_due(event, standing, settings, now) for event, standing in zip(events, known, strict=True)]
     limits = limits_of(settings)
     try:
-        profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance), _warmed(known, use))
+        profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance, WITHIN), _warmed(known, use))
         cases = [
             prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
             async for event, standing in calmly(zip(events, known, strict=True))

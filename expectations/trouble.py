@@ -6,6 +6,7 @@ import asyncpg
 
 AWAY = "warehouse_away"
 TIMEOUT = "measure_timeout"
+LATE = "measure_late"
 LOCKED = "table_locked"
 SPENT = "no_resources"
 _BY_STATE = {

@@ -155,7 +155,8 @@ class QualitySettings(Group):
     projector_role: str | None = "tidemill_projector"
     """The role that writes `model_training_runs`, and nothing else."""
     statement_timeout: Seconds = 60
-    """For one pass over one table of a chunk of tenants; halved with the chunk, down to `least_timeout`."""
+    """For one pass over one table of a chunk of tenants; halved with the chunk, down to `least_timeout`. For all passes of a tenant that is
+    measured alone, because it took too long last time."""
     least_timeout: Seconds = 5
     lock_timeout: Seconds = 2
     """How long a pass waits for a table that somebody has locked; then the table counts as not measurable."""
