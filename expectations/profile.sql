@@ -37,6 +37,15 @@ select i.tenant_id, count(*) as rows, count(*) filter (where i.item_id is null) 
 from due d join items i on i.tenant_id = d.tenant_id and (d.since is null or i.created_at >= d.since)
 group by i.tenant_id;
 
+-- users_undated(due): rows without the time by which new rows are found; this and the next two are asked of indexes, at every tick
+select u.tenant_id, count(*) as null_created_at from users u where u.tenant_id = any (:tenants) and u.created_at is null group by u.tenant_id;
+
+-- items_undated(due): the same of items
+select i.tenant_id, count(*) as null_created_at from items i where i.tenant_id = any (:tenants) and i.created_at is null group by i.tenant_id;
+
+-- user_interactions_undated(due): the same of interactions
+select u.tenant_id, count(*) as null_created_at from user_interactions u where u.tenant_id = any (:tenants) and u.created_at is null group by u.tenant_id;
+
 -- items_newest(due): seconds since the newest item that is not from the future
 select d.tenant_id, extract(epoch from d.now - n.newest)::float8 as age
 from due d,

@@ -41,7 +41,8 @@ class Check:
 def _complete(table: str, *columns: str) -> list[Check]:
     return [
         Check(
-            f"{table}.{column}.complete", "completeness", table, "share", f"{table}.null_{column}", (table,), f"{table}.{column} is filled",
+            f"{table}.{column}.complete", "completeness", table, "share", f"{table}.null_{column}",
+            (table, f"{table}_undated") if column == "created_at" else (table,), f"{table}.{column} is filled",
             of=f"{table}.rows", column=column,
         )
         for column in columns
@@ -57,7 +58,7 @@ COMPLETENESS = (
           "model_training_runs has the declared columns", worst="medium"),
     *_complete("users", "user_id", "created_at"),
     *_complete("items", "item_id", "content", "created_at"),
-    *_complete("user_interactions", "user_id", "item_id", "interaction_type", "timestamp"),
+    *_complete("user_interactions", "user_id", "item_id", "interaction_type", "timestamp", "created_at"),
 )  # fmt: skip
 
 FRESHNESS = (

@@ -133,6 +133,7 @@ def count(rows: Rows, tenant: str, now: datetime = NOW, tolerance: timedelta = t
         "user_interactions.null_item_id": _nulls(acts, 1),
         "user_interactions.null_interaction_type": _nulls(acts, 2),
         "user_interactions.null_timestamp": _nulls(acts, 3),
+        "user_interactions.null_created_at": _nulls(acts, 5),
         "user_interactions.invalid": sum(1 for row in acts if row[2] is not None and row[2] not in TYPES),
         "user_interactions.future": sum(1 for row in acts if row[3] and row[3] > late),
         "user_interactions.age": _age((row[3] for row in acts), now, late),

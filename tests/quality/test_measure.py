@@ -86,6 +86,32 @@ async def test_new_rows_alone_give_the_same_numbers_as_everything(tables, wareho
     assert expected["duplicates.count"] == 2
 
 
+async def test_new_rows_without_a_time_of_their_own_are_seen_at_the_next_tick(tables, warehouse):
+    rows = a_tenant("acme")
+    await load(tables, rows)
+    state = to_count_on((await look(warehouse, "acme"))["acme"])
+    undated = Rows(user_interactions=[("u0", f"lost{n}", "teleport", NOW, "acme", None) for n in range(7)])
+    await load(tables, undated)
+    rows += undated
+    [profile] = (await look(warehouse, "acme", since=datetime.fromisoformat(state["since"]), before=state["before"])).values()
+    expected = count(rows, "acme")
+    assert numbers(profile, expected) == pytest.approx(expected)
+    assert expected["user_interactions.null_created_at"] == expected["user_interactions.invalid"] == 7
+    assert profile.whole
+    assert not is_clean(profile)
+
+
+async def test_a_table_whose_rows_know_but_their_day_is_read_whole(tables, warehouse):
+    await tables.execute("alter table user_interactions alter created_at type date")
+    rows = a_tenant("acme")
+    await tables.executemany("insert into user_interactions values ($1, $2, $3, $4, $5, $6)", rows.user_interactions)
+    state = to_count_on((await look(warehouse, "acme"))["acme"])
+    await tables.execute("insert into user_interactions values ('u0', 'i0', 'view', $1, 'acme', $2)", NOW, NOW.date())
+    [profile] = (await look(warehouse, "acme", since=datetime.fromisoformat(state["since"]), before=state["before"])).values()
+    assert profile.numbers["user_interactions.rows"] == 201
+    assert profile.whole
+
+
 @pytest.mark.parametrize(("tenants", "since"), [(1, None), (40, NOW)], ids=["one tenant", "new rows"])
 async def test_what_little_is_asked_for_is_read_through_indexes(tables, warehouse, tenants, since):
     """However much lies there: neither a tenant asked for by hand nor a tick of clean tenants reads a table whole."""
