@@ -18,6 +18,7 @@ from streams.cli.runs import Limit
 
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer
+    from streams.ledger.rows import Run
     from streams.quality import QualityReader
 
 app = typer.Typer(no_args_is_help=True, help="The tenants' data: run, show, history, checks, set, list, allow.")
@@ -53,9 +54,10 @@ def run(
             out.show(answers, as_json, lambda: out.table(("tenant", "run", "result"), ((a["tenant_id"], a["run_id"], a["result"]) for a in answers)))
             return 0
         out.say(f"measuring {tenant or f'{len(answers)} tenants'} ...")
-        await _until_over(door, [UUID(answer["run_id"]) for answer in answers], timeout)
-        verdicts = [await _verdict(answer["tenant_id"]) for answer in answers]
+        verdicts = [await _verdict(run) for run in await _until_over(door, [UUID(answer["run_id"]) for answer in answers], timeout)]
         out.show(verdicts, as_json, lambda: out.table(("tenant", "verdict", "failing"), map(_verdict_row, verdicts)))
+        if without := [each for each in verdicts if each["verdict"] is None]:
+            raise CliError("no_verdict", _no_verdict(without))
         return 0 if all(each["verdict"] in ("pass", "warn") for each in verdicts) else FAILED
 
     return act(move)
@@ -211,13 +213,16 @@ async def _ask(door: Door, tenant: str | None) -> "list[Answer]":
     return await asked(door.ledger, answer["expansion"])
 
 
-async def _until_over(door: Door, runs: list[UUID], timeout: float) -> None:
-    """Wait for the end of these runs, the oldest first."""
+async def _until_over(door: Door, runs: list[UUID], timeout: float) -> "list[Run]":
+    """These runs as soon as they are over, waited for the oldest first."""
+    over = []
     try:
         async with asyncio.timeout(timeout):
             for run_id in runs:
-                while (await door.reader.run(run_id)).run.outcome is None:  # noqa: ASYNC110  # a worker elsewhere sets no event of ours
+                while (found := (await door.reader.run(run_id)).run).outcome is None:  # noqa: ASYNC110  # a worker elsewhere sets no event of ours
                     await asyncio.sleep(0.25)
+                over.append(found)
+            return over
     except TimeoutError:
         raise CliError("still_measuring", f"there is no verdict after {timeout:g} s; look with `tidemill runs`, and that a worker is alive") from None
 
@@ -238,10 +243,19 @@ async def _found(question: "Callable[[QualityReader], Awaitable[Any]]", tenant: 
             await connection.close()
 
 
-async def _verdict(tenant: str) -> Row:
-    found = await _found(lambda reader: reader.tenant(tenant))
-    facts: Row = {"tenant_id": tenant, "verdict": None, "watched": None, "failing": []}
-    return facts if found is None else facts | {"verdict": found["verdict"], "watched": found["watched"], "failing": _failing_names(found["checks"])}
+async def _verdict(run: "Run") -> Row:
+    """The verdict that this run came to, or a later one; an older one says nothing about the data that was to be measured."""
+    found = await _found(lambda reader: reader.tenant(run.tenant_id))
+    facts: Row = {"tenant_id": run.tenant_id, "verdict": None, "watched": None, "failing": []}
+    if found is None or (found["run_id"] != run.run_id and found["at"] < run.requested_at):
+        return facts | {"run_id": run.run_id, "outcome": run.outcome}
+    return facts | {"verdict": found["verdict"], "watched": found["watched"], "failing": _failing_names(found["checks"])}
+
+
+def _no_verdict(without: list[Row]) -> str:
+    first, others = without[0], f"; so did {len(without) - 1} more" if len(without) > 1 else ""
+    ended = f"the run that measured {first['tenant_id']} ended {first['outcome']} without a verdict"
+    return f"{ended}{others}; `tidemill show {first['run_id']}` says why"
 
 
 def _verdict_row(row: Row) -> tuple[Any, ...]:
