@@ -5,6 +5,7 @@ a single time, and delivered later. Any number of workers may run this: a row is
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,9 @@ AT_ONCE = 20
 PAUSE = 1.0
 LONGEST = timedelta(minutes=1)
 TIDY_EVERY = 3600.0
+LOCK_TIMEOUT = "2s"
+_MONTHS = "select quality_month($1), quality_month($1 + interval '1 month')"
+_FORGET = "select quality_forget($1)"
 _DUE = """
 select t.* from incident_transitions t
 where t.delivered_at is null and t.due_at <= $1
@@ -44,14 +48,17 @@ class Alerts:
     async def run(self) -> None:
         """Deliver until cancelled; an outage of the ledger is waited out."""
         while True:
-            try:
-                await self._tidy()
-                await self.deliver()
-            except Exception as error:
-                if not (is_outage(error) or is_conflict(error)):
-                    log.exception("alerts could not be delivered; trying again")
-                await self._connection.drop()
+            await self._try(self._tidy, "old verdicts could not be tidied up; trying again in an hour")
+            await self._try(self.deliver, "alerts could not be delivered; trying again")
             await asyncio.sleep(PAUSE)
+
+    async def _try(self, what: Callable[[], Awaitable[Any]], sentence: str) -> None:
+        try:
+            await what()
+        except Exception as error:
+            if not (is_outage(error) or is_conflict(error)):
+                log.exception(sentence)
+            await self._connection.drop()
 
     async def deliver(self) -> int:
         """One round; how many alerts monitoring has now that it had not before."""
@@ -85,14 +92,16 @@ class Alerts:
         return True
 
     async def _tidy(self) -> None:
-        """Each hour: the partition of next month, and what is too old goes."""
+        """Each hour: the partition of next month, and what is too old goes. Alerts do not wait for whoever has the tables locked."""
         mark = asyncio.get_running_loop().time()
         if mark - self._tidied < TIDY_EVERY:
             return
-        now = self._clock.now()
-        await self._connection.fetch("select quality_month($1), quality_month($1 + interval '1 month')", now)
-        await self._connection.fetch("select quality_forget($1)", now - self._kept)
         self._tidied = mark
+        now = self._clock.now()
+        for sql, moment in ((_MONTHS, now), (_FORGET, now - self._kept)):
+            async with self._connection.transaction() as raw:
+                await raw.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                await raw.fetchrow(sql, moment)
 
 
 def _say(row: dict[str, Any], code: str, reason: str, now: datetime) -> datetime:
