@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,8 +33,12 @@ ALMOST = 0.95
 WITHIN = timedelta(minutes=10)
 """For measuring; the rest of the stage's time is the judge's."""
 
+ATTEMPTS = 4
+"""At measuring; after the last one that the judge did not answer, the verdict is an error: an old "pass" says nothing about this data."""
+NO_JUDGE = (ChildDied, ChildFailed, TimeoutError)
 
-@stage(batch=CHUNK, at_once=1, retry=Retry(attempts=4, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
+
+@stage(batch=CHUNK, at_once=1, retry=Retry(attempts=ATTEMPTS, every=timedelta(minutes=1)), timeout=timedelta(minutes=15))
 async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | TryAgain | GiveUp]:
     """Measure the tenants' tables in set-based passes and judge the numbers. Only reads, so doing twice is like doing once.
 
@@ -44,18 +49,22 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
     known = [standings.get(event.key, TenantStanding()) for event in events]
     due = [_due(event, standing, settings, now) for event, standing in zip(events, known, strict=True)]
     limits = limits_of(settings)
+    profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance, WITHIN), _warmed(known, use))
+    cases = [
+        prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
+        async for event, standing in calmly(zip(events, known, strict=True))
+    ]
+    unjudged, failed, spent = None, {}, set()
     try:
-        profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance, WITHIN), _warmed(known, use))
-        cases = [
-            prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
-            async for event, standing in calmly(zip(events, known, strict=True))
-        ]
         failed = await _judged([case for case in cases if case.profile.watched], use)
-    except (ChildDied, ChildFailed, TimeoutError) as trouble:
-        again = TryAgain(f"the judge did not answer ({trouble}); the data is measured again", code="judge_died")
-        return [again for _ in events]
+    except NO_JUDGE as trouble:
+        unjudged = f"the judge did not answer ({trouble})"
+        at = await use.quality.attempts([event.run_id for event in events if event.run_id], measure.name)
+        spent = {run for run, attempt in at.items() if attempt >= ATTEMPTS}
     return [
-        _evaluated(event, each, standing, case, failed.get(event.key, {}), now)
+        TryAgain(f"{unjudged}; the data is measured again", code="judge_died")
+        if unjudged and case.profile.watched and event.run_id not in spent
+        else _evaluated(event, each, standing, case, failed.get(event.key, {}), now, unjudged)
         async for event, each, standing, case in calmly(zip(events, due, known, cases, strict=True))
     ]
 
@@ -143,7 +152,8 @@ def _seen(standing: TenantStanding) -> bool:
 async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
     """The judge with its imports done, which take it seconds once: over by the time the numbers are there."""
     if any(standing.watched for standing in known):
-        await use.judge.run(warm, timeout=use.settings.quality.judge_timeout)
+        with suppress(*NO_JUDGE):  # it is asked again when there is something to judge
+            await use.judge.run(warm, timeout=use.settings.quality.judge_timeout)
 
 
 async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, str]]:
@@ -153,11 +163,13 @@ async def _judged(cases: Sequence[Case], use: Services) -> dict[str, dict[str, s
     return await use.judge.run(judge, QUESTIONS, [case.row for case in cases], timeout=use.settings.quality.judge_timeout)
 
 
-def _evaluated(event: DqTick, due: Due, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime) -> DqEvaluated:
+def _evaluated(
+    event: DqTick, due: Due, standing: TenantStanding, case: Case, failed: Mapping[str, str], now: datetime, unjudged: str | None
+) -> DqEvaluated:
     measured = case.profile
     if not measured.watched:
         return event.then(DqEvaluated, verdict="pass", watched=False, at=now)
-    verdict, findings = conclude(case, failed)
+    verdict, findings = conclude(case, failed, unjudged)
     seen = measured.seen or _seen(standing)
     left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now), "seen": seen}
     if is_clean(measured):

@@ -49,8 +49,12 @@ _LEVELS = {check: (f"{check} medium", f"{check} high") for check in CHECKS}
 """Check -> the names of its limits in a row: the same strings for everybody, which are sent to the judge once."""
 
 
-def conclude(case: Case, failed: Mapping[str, str]) -> tuple[Verdict, list[Finding]]:
-    """The verdict and all findings; `failed`: check -> level, as the judge found them."""
+def conclude(case: Case, failed: Mapping[str, str], unjudged: str | None = None) -> tuple[Verdict, list[Finding]]:
+    """The verdict and all findings; `failed`: check -> level, as the judge found them; `unjudged`: why there was no judge."""
+    if unjudged:
+        for finding in case.findings.values():
+            if finding["status"] == "pass":
+                finding |= {"status": "error", "code": "judge_died", "note": unjudged}
     for name, level in failed.items():
         worst = CHECKS[name].worst
         case.findings[name] |= {"status": "fail", "severity": worst if level == "high" else "medium"}

@@ -48,6 +48,9 @@ class LedgerQuality:
                 found[row["tenant_id"]] = TenantStanding(row["settings"], row["profile"] or {}, row["watched"], row["slow"], row["samples"])
         return found
 
+    async def attempts(self, runs: Sequence[UUID], stage: str) -> dict[UUID, int]:
+        return {row["run_id"]: row["attempt"] for row in await self._connection.fetch(_sql("attempts"), list(runs), stage)}
+
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         now = self.now()
         recorded = await verdicts.keep(self._connection, events, decide, now)

@@ -183,6 +183,9 @@ class FakeQuality:
     async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
         return {}
 
+    async def attempts(self, runs: Sequence[UUID], stage: str) -> dict[UUID, int]:
+        return {}
+
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         return [Recorded([], len(decide(event, {}, self.now()))) for event in events]
 

@@ -95,6 +95,10 @@ class Quality(Protocol):
         """What is known of these tenants, with the samples of an hour of the week."""
         ...
 
+    async def attempts(self, runs: Sequence[UUID], stage: str) -> dict[UUID, int]:
+        """At which attempt a stage of these runs is: the first is 1."""
+        ...
+
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         """Keep each verdict and what follows from it, whole or not at all; the same run's verdict is recorded once, however often it is asked."""
         ...

@@ -5,6 +5,9 @@ select t.tenant_id, t.settings, s.profile, coalesce(s.watched, true) as watched,
        coalesce((select jsonb_object_agg(b.metric, b.samples) from quality_baselines b where b.tenant_id = t.tenant_id and b.hour = $2), '{}') as samples
 from tenants t left join quality_states s using (tenant_id) where t.tenant_id = any ($1);
 
+-- attempts($1 runs, $2 stage): at which attempt the stage of each run is
+select run_id, attempt from steps where run_id = any ($1) and stage = $2;
+
 -- last_verdict($1 tenant, $2 now): the newest verdict, if there is one, the tenant's own gate and the allowance that holds
 select coalesce(s.watched, false) as watched, s.verdict, coalesce(s.checks, '[]') as checks, s.run_id, s.at, t.settings -> 'quality' ->> 'gate' as gate,
        (select a.reason from quality_allowances a where a.tenant_id = $1 and a.until > $2 order by a.until desc limit 1) as allowed

@@ -2,6 +2,7 @@
 
 import pytest
 
+from streams.cpu import ChildDied
 from streams.tenants import delete_tenant, suspend_tenant
 from tests.quality.data import a_tenant, load, spoil
 
@@ -46,3 +47,26 @@ async def test_a_tenant_that_is_not_active_any_more_has_its_open_incidents_resol
     assert await world.reader.incidents(state="open") == []
     assert [each["kind"] for each in await world.reader.timeline("dirty")] == ["resolved", "opened"]
     assert len(await world.events("alert.resolved")) == 1
+
+
+async def test_a_judge_that_never_answers_is_an_error_after_the_last_attempt_and_no_old_pass(world, tables, monkeypatch):
+    await load(tables, a_tenant("acme"))
+    await world.tick("acme")
+    assert await world.verdict("acme") == "pass"
+
+    async def dies(function, *args, timeout):
+        raise ChildDied("killed")
+
+    known = world.use.quality.attempts
+
+    async def after_three_in_vain(runs, stage):
+        return {run: attempt + 3 for run, attempt in (await known(runs, stage)).items()}
+
+    monkeypatch.setattr(world.use.judge, "run", dies)
+    monkeypatch.setattr(world.use.quality, "attempts", after_three_in_vain)
+    await world.tick("acme")
+    assert await world.verdict("acme") == "error"
+    found = await world.reader.tenant("acme")
+    assert next(check for check in found["checks"] if check["check"] == "measurement")["code"] == "judge_died"
+    assert "measurement" in [each["check_name"] for each in await world.reader.incidents(state="open")]
+    await world.run(await world.train("acme"), state="blocked")
