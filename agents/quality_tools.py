@@ -33,10 +33,9 @@ class Tools:
     async def rows(self, settings: Settings, tenant_id: str, own: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
         """What Great Expectations says of a bounded sample of the tenant's interactions, row by row."""
         types = read_own(own).interaction_types or settings.quality.interaction_types
-        tolerance = settings.quality.future_tolerance
-        found = await rows.sample(warehouse_of(settings), tenant_id, types, now, tolerance)
+        found = await rows.sample(warehouse_of(settings), tenant_id, types, now, settings.quality.future_tolerance)
         async with ResidentChild(memory=settings.runtime.child_memory) as child:
-            judged = await child.run(rows.validate, found, types, (now + tolerance).isoformat(), timeout=settings.quality.judge_timeout)
+            judged = await child.run(rows.validate, found, types, timeout=settings.quality.judge_timeout)
         return [asdict(each) for each in judged]
 
     async def create_warehouse(self, settings: Settings) -> None:

@@ -70,10 +70,16 @@ def _unexpected(name: str, level: str, questions: list[Question], rows: list[Row
     found = []
     for result in outcome.results:
         check = result.expectation_config.meta["check"]
-        if result.exception_info.get("raised_exception"):
-            raise RuntimeError(f"{check}: {result.exception_info['exception_message']}")
+        refuse_unasked(check, result.exception_info)
         found.append((check, [entry["tenant_id"] for entry in result.result.get("unexpected_index_list") or []]))
     return found
+
+
+def refuse_unasked(name: str, info: Mapping[str, Any]) -> None:
+    """Raise when the library could not ask: it tells one exception, or one for each metric that the expectation needs."""
+    for each in (info, *info.values()):
+        if isinstance(each, Mapping) and each.get("raised_exception"):
+            raise RuntimeError(f"{name}: {each['exception_message']}")
 
 
 def _columns(level: str, questions: list[Question], rows: list[Row]) -> dict[str, list[Any]]:
