@@ -93,23 +93,30 @@ async def _refuse_if_older(mine: Version, live: int, use: Services) -> None:
 
 
 async def _unhealthy(version: Version, use: Services) -> str | None:
-    """Probe until the version is healthy (None) or the deadline is over (what is wrong). A service that is down says nothing about the version."""
+    """Probe until the version is healthy (None) or the deadline is over (what was wrong with it last).
+
+    A service that was down all the time says nothing about the version.
+    """
     loop, wait = asyncio.get_running_loop(), FIRST_PROBE
     deadline = loop.time() + use.settings.inference.health_deadline.total_seconds()
+    outage: TryAgain | None = None
+    wrong: str | None = None
     while True:
-        outage: TryAgain | None = None
         try:
             health = await use.inference.health(version.tenant_id, version.number)
         except TryAgain as trouble:
-            outage, answer = trouble, trouble.sentence
+            if trouble.free:
+                outage = trouble
+            else:
+                wrong = trouble.sentence
         else:
-            answer = f"the inference service calls it {health.value}"
+            wrong = f"the inference service calls it {health.value}"
             if health is Health.HEALTHY:
                 return None
         if loop.time() + wait > deadline:
-            if outage and outage.free:
+            if outage and wrong is None:
                 raise outage
-            return answer
+            return wrong
         await asyncio.sleep(wait)
         wait = min(wait * 2, SLOWEST_PROBE)
 

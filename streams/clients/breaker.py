@@ -17,6 +17,9 @@ FULL_TRAFFIC = 64
 class Failed(Exception):
     """Raised inside `Breaker.guard`: the neighbour did not answer, or answered that it is broken."""
 
+    whose: str | None = None
+    """To whose call it answered so; None: it gave no answer."""
+
 
 class Breaker:
     """Closed: calls pass. Open: none does until the cool-down is over. Then one probe at a time, then a ramp."""
@@ -24,6 +27,7 @@ class Breaker:
     def __init__(self, name: str) -> None:
         self.name = name
         self._failures = 0
+        self._failed: set[str | None] = set()
         self._cool_down = 0.0
         self._opened_until: float | None = None
         self._room: int | None = None
@@ -57,22 +61,29 @@ class Breaker:
         self._in_flight -= 1
         if kind is None:
             self._succeeded()
-        elif issubclass(kind, Failed):
-            self.count_failure()
+        elif isinstance(error, Failed):
+            self.count_failure(error.whose)
 
-    def count_failure(self) -> None:
+    def count_failure(self, whose: str | None = None) -> None:
         """The neighbour failed once more; also for a call that was cut off at its deadline."""
         self._failures += 1
+        if not self.open:
+            self._failed.add(whose)
         late = self._opened_until is not None and _now() < self._opened_until  # sent before it opened: says nothing new
-        if (self._failures < FAILURES_TO_OPEN and self._room is None) or late:
+        if (not self._suspect() and self._room is None) or late:
             return
         self._cool_down = min(self._cool_down * 2, LONGEST_COOL_DOWN) if self._room is not None else FIRST_COOL_DOWN
         self._opened_until, self._room = _now() + self._cool_down, 1
+
+    def _suspect(self) -> bool:
+        """Whether so many failures are the neighbour's own: errors answered to one run alone may be that run's, and cost its attempts."""
+        return self._failures >= FAILURES_TO_OPEN and (len(self._failed) > 1 or None in self._failed)
 
     def _succeeded(self) -> None:
         if self._opened_until is not None and _now() < self._opened_until:
             return  # an answer to a call from before the outage
         self._failures, self._opened_until = 0, None
+        self._failed.clear()
         if self._room is not None:
             self._room = self._room * 2 if self._room < FULL_TRAFFIC else None
 

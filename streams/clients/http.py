@@ -116,7 +116,7 @@ class Neighbour:
             with self.breaker.guard():
                 reply = await self._exchange(call)
                 if reply.status >= 500 and reply.status not in call.answers:
-                    raise _Broken(reply)
+                    raise _Broken(reply, str(step.run_id) if step else call.command)
         except _Broken as broken:
             return broken.reply
         return reply
@@ -185,9 +185,9 @@ class Neighbour:
 class _Broken(Failed):
     """A 5xx: the reply is kept, and the breaker counts it."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, whose: str) -> None:
         super().__init__(reply.status)
-        self.reply = reply
+        self.reply, self.whose = reply, whose
 
 
 def _worth_repeating(call: _Call, reply: Reply) -> bool:

@@ -11,9 +11,12 @@ from streams.stage import TryAgain
 pytestmark = pytest.mark.looptime
 
 
-def fail(breaker: Breaker) -> None:
+def fail(breaker: Breaker, whose: str | None = None) -> None:
+    """No answer, or an error in answer to somebody's call."""
+    failure = Failed()
+    failure.whose = whose
     with pytest.raises(Failed), breaker.guard():
-        raise Failed
+        raise failure
 
 
 def cool_down(breaker: Breaker) -> float:
@@ -31,6 +34,32 @@ async def test_it_stays_closed_when_failures_are_not_in_a_row():
         with breaker.guard():
             pass
     assert not breaker.open
+
+
+async def test_errors_answered_to_one_run_alone_do_not_open_it():
+    breaker = Breaker("inference")
+    for _ in range(50):
+        fail(breaker, "run-1")
+    assert not breaker.open
+
+
+@pytest.mark.parametrize("other", ["run-2", None])
+async def test_one_failure_of_another_kind_or_run_after_many_opens_it(other):
+    breaker = Breaker("inference")
+    for _ in range(4):
+        fail(breaker, "run-1")
+    assert not breaker.open
+    fail(breaker, other)
+    assert breaker.open
+
+
+async def test_an_error_to_the_run_that_probes_opens_it_again():
+    breaker = Breaker("inference")
+    for run in ("run-1", "run-2", "run-1", "run-2", "run-1"):
+        fail(breaker, run)
+    await asyncio.sleep(2)
+    fail(breaker, "run-1")
+    assert cool_down(breaker) >= 4
 
 
 async def test_its_cool_down_doubles_from_two_seconds_to_thirty():

@@ -131,6 +131,26 @@ async def test_a_service_that_goes_down_is_no_verdict_on_the_version(use, monkey
     assert use.versions.rows["acme", 1].state == "reserved"
 
 
+@pytest.mark.parametrize("outage", [False, True])
+async def test_a_version_whose_own_probe_fails_is_rolled_back_though_the_service_went_away_later(use, monkeypatch, outage):
+    before = await make_live(use)
+    health, asked = use.inference.health, []
+
+    async def breaks(tenant_id, version):
+        if version != before + 1:
+            return await health(tenant_id, version)
+        asked.append(version)
+        if outage and len(asked) > 3:
+            raise TryAgain("inference cannot be reached", code="inference_down", free=True, waiting_for="inference")
+        raise TryAgain("inference answered GET /health with 500", code="inference_error")
+
+    monkeypatch.setattr(use.inference, "health", breaks)
+    said = await refused(use)
+    assert said.code == "unhealthy"
+    assert "with 500" in said.sentence
+    assert await live(use) == use.inference.live["acme"] == before + 2
+
+
 async def test_an_older_version_gives_way_to_a_newer_one(use):
     await use.versions.reserve("acme", RUN, 1, model_path=MODEL_PATH, index_path=INDEX_PATH)
     newer = await make_live(use)

@@ -6,16 +6,22 @@ import json
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel
 
+from agents import train
+from schemas.states import RunState, StepState
+from streams import outcome
 from streams.clients import http as client
 from streams.clients.answers import Problem
 from streams.clients.http import Neighbour, open_neighbour
+from streams.outcome import Leased
 from streams.settings import MLEngineSettings
-from streams.stage import GiveUp, TryAgain
+from streams.stage import GiveUp, Retry, TryAgain
 from streams.step import LeaseLost
 from tests.fakes import a_step, in_hand
 
@@ -320,13 +326,38 @@ async def test_statuses_that_are_answers_are_answers(server, engine):
     assert answer == Problem(code="unknown_job", message="no such job")
 
 
-async def test_the_breaker_opens_after_five_failures_and_then_nothing_is_sent(server, engine, step):
+async def test_the_breaker_opens_after_five_failures_of_two_runs_and_then_nothing_is_sent(server, engine):
     server.scripts = [says(503)]
-    with pytest.raises(TryAgain, match="503"):
+    with in_hand(a_step("train")), pytest.raises(TryAgain, match="503"):
         await order(engine)  # four tries
-    with pytest.raises(TryAgain) as said:
-        await order(engine)  # the fifth opens it
-    assert (said.value.code, said.value.free, said.value.waiting_for) == ("ml_engine_down", True, "ml_engine")
-    with pytest.raises(TryAgain):
-        await order(engine)
+    with in_hand(a_step("train")):
+        with pytest.raises(TryAgain) as said:
+            await order(engine)  # the fifth opens it
+        assert (said.value.code, said.value.free, said.value.waiting_for) == ("ml_engine_down", True, "ml_engine")
+        with pytest.raises(TryAgain):
+            await order(engine)
     assert len(server.requests) == 5
+
+
+async def test_the_breaker_opens_after_five_calls_of_one_run_that_got_no_answer(server, engine, step):
+    server.scripts = [resets]
+    with pytest.raises(TryAgain, match="broke"):
+        await order(engine)
+    with pytest.raises(TryAgain) as said:
+        await order(engine)
+    assert (said.value.code, said.value.free) == ("ml_engine_down", True)
+
+
+async def test_an_error_that_one_run_alone_gets_costs_its_attempts_until_the_stage_ends(server, engine):
+    server.scripts = [says(500)]
+    leased = Leased(
+        uuid4(), "acme", "training", "train", StepState.RUNNING, 1, 1, 0, 1, RunState.RUNNING, {}, "training.validated", uuid4(), None, None, None,
+        None, None,
+    )  # fmt: skip
+    ends = []
+    for attempt in range(1, 5):
+        with in_hand(a_step("train", run_id=leased.run_id, attempt=attempt)), pytest.raises(TryAgain) as said:
+            await order(engine)
+        item = outcome.try_again(replace(leased, attempt=attempt), train, Retry(), said.value, datetime.now(UTC))
+        ends.append((item["outcome"], item.get("cost"), item["code"]))
+    assert ends == [("retry", 1, "ml_engine_error")] * 3 + [("failed", None, "ml_engine_error")]
