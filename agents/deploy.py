@@ -7,7 +7,7 @@ from typing import Any
 from agents.artefacts import check_engine_index
 from schemas.states import RunState
 from schemas.training import IndexBuilt, ModelDeployed
-from streams.clients.inference import Conflict, Health
+from streams.clients.inference import Conflict, Health, taken
 from streams.clients.paths import own_path
 from streams.clients.versions import Version
 from streams.faultpoints import point
@@ -50,19 +50,26 @@ def _paths(event: IndexBuilt) -> tuple[str, str]:
 
 
 async def _go_live(mine: Version, step: Step, event: IndexBuilt, use: Services) -> None:
-    """Compare-and-set of the live version. What the service says is live counts, unless that is newer than ours."""
+    """Compare-and-set of the live version. What the service says is live counts, unless that is newer than ours.
+
+    That it says our number proves nothing: a ledger that was lost gives numbers again, so it is asked whether it has our files under it.
+    """
     live = await use.versions.live(mine.tenant_id)
+    if live is not None and live.number == mine.number:
+        return
     expected, key = live.number if live else 0, step.key
     config = {"kind": event.kind, "nprobe": event.nprobe}
     for _ in range(4):
         await _refuse_if_older(mine, expected, use)
-        if expected == mine.number:
-            return
         conflict = await _send(mine, expected, config, key, use)
         if conflict is None:
             return
         if conflict.live is None and await use.inference.health(mine.tenant_id, mine.number) is not Health.UNKNOWN:
             return  # an earlier attempt was accepted, when another version was expected
+        if conflict.live == expected == mine.number:
+            other = taken(mine.tenant_id, mine.number)
+            await use.versions.reject(mine.tenant_id, mine.number, other.sentence)
+            raise other
         expected = expected if conflict.live is None else conflict.live
         key = f"{step.key}:on-{expected}"  # another body needs another key; at most one of them can be accepted
     raise TryAgain(f"the live version of {mine.tenant_id} kept changing while {mine.number} was to be deployed", code="version_conflict")

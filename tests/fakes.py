@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from schemas.quality import DqEvaluated
 from schemas.training import TrainingConfig
-from streams.clients.inference import Conflict, Health
+from streams.clients.inference import Conflict, Health, taken
 from streams.clients.ml_engine import JobStatus
 from streams.clients.objects import Object, ObjectMissing
 from streams.clients.quality import Decide, LastVerdict, Recorded, TenantStanding
@@ -56,6 +56,8 @@ class FakeInference:
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
+        self.files: dict[tuple[str, int], tuple[str, str]] = {}
+        """What lies under a number, where that is known."""
         self.sick: set[int] = set()
         self.deployed: list[tuple[str, int, str]] = []
         self.warmed: list[tuple[str, int, int]] = []
@@ -63,12 +65,15 @@ class FakeInference:
     async def deploy(
         self, *, tenant_id: str, version: int, model_path: str, index_path: str, expected_version: int, config: dict[str, Any], key: str | None = None
     ) -> Conflict | None:
-        live = self.live.get(tenant_id, 0)
-        if live == version:
+        live, files = self.live.get(tenant_id, 0), (model_path, index_path)
+        same = self.files.get((tenant_id, version), files) == files
+        if live == version and same:
             return None
         if live != expected_version:
             return Conflict(live)
-        self.live[tenant_id] = version
+        if not same:
+            raise taken(tenant_id, version)
+        self.live[tenant_id], self.files[tenant_id, version] = version, files
         self.deployed.append((tenant_id, version, key or "step"))
         return None
 

@@ -10,12 +10,22 @@ from pydantic import BaseModel, Field, NonNegativeInt
 from streams.clients.answers import Problem
 from streams.clients.http import Neighbour, open_neighbour
 from streams.settings import InferenceSettings
+from streams.stage import GiveUp
 
 
 class Conflict(NamedTuple):
     """The deploy was not accepted: another version is live than the one expected. `live` None: an earlier call under this key said something else."""
 
     live: int | None
+
+
+def taken(tenant_id: str, version: int) -> GiveUp:
+    """The end of a deploy whose number the service has given to other files."""
+    return GiveUp(
+        f"the inference service has other files under version {version} of {tenant_id}: was the ledger lost, or does another one deploy there? "
+        "Once that is clear, `tidemill retry` the run, which takes another number",
+        code="version_taken",
+    )
 
 
 class Health(StrEnum):
@@ -32,7 +42,10 @@ class Inference(Protocol):
     async def deploy(
         self, *, tenant_id: str, version: int, model_path: str, index_path: str, expected_version: int, config: dict[str, Any], key: str | None = None
     ) -> Conflict | None:
-        """Make `version` the live one if `expected_version` (0: none) is live now. Doing twice is like doing once."""
+        """Make `version` the live one if `expected_version` (0: none) is live now. Doing twice is like doing once.
+
+        `GiveUp` `version_taken` when the number stands for other files.
+        """
         ...
 
     async def health(self, tenant_id: str, version: int) -> Health:
@@ -97,6 +110,8 @@ class HttpInference:
             return Conflict(reply.live or 0)
         if reply.code == "key_reused":
             return Conflict(None)
+        if reply.code == "version_taken":
+            raise taken(tenant_id, version)
         raise self._neighbour.refusal(reply.status, reply)
 
     async def health(self, tenant_id: str, version: int) -> Health:

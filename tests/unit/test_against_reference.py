@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ from streams.clients.ml_engine import HttpMLEngine
 from streams.services import Services
 from streams.settings import InferenceSettings, MLEngineSettings
 from streams.stage import GiveUp, Stage
-from tests.fakes import FakeObjects, a_step, in_hand
+from tests.fakes import FakeObjects, FakeVersions, a_step, in_hand
 from tests.unit.stages import RUN, a_house, requested
 from tests.unit.test_reference_services import FakeCache, FakeProducer, FakeStore, inline, kafka, serving, settings, store  # noqa: F401  # fixtures
 
@@ -93,6 +94,19 @@ async def test_a_second_run_replaces_the_first_and_an_old_number_conflicts(use: 
         assert await use.inference.deploy(tenant_id="acme", version=3, expected_version=2, key=key, **paths) is None
         reused = await use.inference.deploy(tenant_id="acme", version=3, expected_version=3, key=key, **paths)
         assert reused == Conflict(None)
+
+
+async def test_a_lost_ledger_gives_a_number_again_and_the_service_keeps_what_it_has(use: Services) -> None:
+    [*_, built, first, _] = await travel(use)
+    folder = "indices/acme/anew"
+    for name in ("index.faiss", "items.ids", "manifest.json"):
+        use.objects.files["embeddings-indices", f"{folder}/{name}"] = use.objects.files["embeddings-indices", f"{built.index_path}/{name}"]  # type: ignore[attr-defined]
+    anew, forgetful = built.model_copy(update={"index_path": folder, "job_id": None}), replace(use, versions=FakeVersions())
+    with in_hand(a_step("deploy")), pytest.raises(GiveUp) as said:
+        await deploy(anew, forgetful)
+    assert said.value.code == "version_taken"
+    with in_hand(a_step("deploy")):  # as after `tidemill retry`
+        assert (await deploy(anew, forgetful)).version == first.version + 1
 
 
 async def test_an_index_that_was_changed_in_the_store_is_refused_and_the_old_version_serves_on(use: Services) -> None:

@@ -172,6 +172,36 @@ async def test_a_service_that_lost_its_state_is_told_again_under_another_key(use
     assert use.inference.deployed == [("acme", before + 1, f"{step.key}:on-0")]
 
 
+async def test_a_number_that_an_older_ledger_gave_to_other_files_is_not_taken_for_ours(use):
+    use.inference.live["acme"], use.inference.files["acme", 1] = 1, ("models/acme/lost", "indices/acme/lost")
+    said = await refused(use)
+    assert (said.code, use.inference.deployed) == ("version_taken", [])
+    assert "tidemill retry" in said.sentence
+    assert use.versions.rows["acme", 1].state == "rejected"
+
+
+async def test_a_service_that_only_says_that_our_number_is_live_is_not_believed_either(use, monkeypatch):
+    async def conflicts(**_):
+        return Conflict(1)
+
+    monkeypatch.setattr(use.inference, "deploy", conflicts)
+    assert (await refused(use)).code == "version_taken"
+    assert use.versions.rows["acme", 1].state == "rejected"
+
+
+async def test_our_own_deploy_whose_answer_was_lost_is_found_again_though_the_service_forgot_the_key(use, step, monkeypatch):
+    use.inference.live["acme"], use.inference.files["acme", 1] = 1, (MODEL_PATH, INDEX_PATH)
+    plain, keys = use.inference.deploy, []
+
+    async def strictly(**asked):
+        keys.append(asked["key"])
+        return await plain(**asked) if asked["expected_version"] == 1 else Conflict(1)
+
+    monkeypatch.setattr(use.inference, "deploy", strictly)
+    assert (await deploy(index_built(), use)).version == 1
+    assert keys == [step.key, f"{step.key}:on-1"]
+
+
 async def test_a_key_that_was_used_with_another_body_leads_to_a_new_one(use, step, monkeypatch):
     plain = use.inference.deploy
 
