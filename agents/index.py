@@ -90,9 +90,10 @@ async def ask(started: IndexStarted, use: Services) -> IndexBuilt | None:
         return None
     if (end := FINISHED[job.status]) != "completed":
         reason = (job.error or "no reason given")[:500]
-        raise GiveUp(f"the ML Engine ended index job {job.job_id} as {end}: {reason}; see its log, then `tidemill retry`", code=f"index_{end}")
+        sentence = f"the ML Engine ended index job {started.job_id} as {end}: {reason}; see its log, then `tidemill retry`"
+        raise GiveUp(sentence, code=f"index_{end}", again=end == "failed")  # who cancelled it does not want another
     try:
         return IndexBuilt.model_validate({**job.result, "tenant_id": started.tenant_id, "run_id": started.run_id, "job_id": started.job_id})
     except ValidationError as error:
         what = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
-        raise TryAgain(f"the result of index job {job.job_id} is wrong ({what}); look at the ML Engine", code="ml_engine_lied") from None
+        raise TryAgain(f"the result of index job {started.job_id} is wrong ({what}); look at the ML Engine", code="ml_engine_lied") from None

@@ -172,7 +172,14 @@ class TestByTheEngine:
         use.ml_engine.finish(started.job_id, "failed", error="bad_vectors: NaN")
         with pytest.raises(GiveUp, match="bad_vectors: NaN") as said:
             await index.watcher.ask(started, use)
-        assert said.value.code == "index_failed"
+        assert (said.value.code, said.value.again) == ("index_failed", True)
+
+    async def test_a_build_that_somebody_cancelled_at_the_engine_is_not_started_again(self, use):
+        started = await index(completed(), use)
+        use.ml_engine.finish(started.job_id, "cancelled")
+        with pytest.raises(GiveUp) as said:
+            await index.watcher.ask(started, use)
+        assert (said.value.code, said.value.again) == ("index_cancelled", False)
 
     async def test_a_build_nobody_wants_any_more_is_cancelled(self, use):
         started = await index(completed(), use)
