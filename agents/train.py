@@ -55,7 +55,7 @@ async def job_of(tenant_id: str, job_id: str, use: Services) -> JobStatus:
             "look at its log, then `tidemill retry` the run, which starts a new job",
             code="job_forgotten",
         )
-    if job.job_id != job_id or job.tenant_id != tenant_id:
+    if (job.job_id or job_id, job.tenant_id or tenant_id) != (job_id, tenant_id):
         raise TryAgain(f"asked after job {job_id} of {tenant_id}, the ML Engine told of another one; look at its log", code="ml_engine_lied")
     if job.status not in UNFINISHED and job.status not in FINISHED:
         raise TryAgain(

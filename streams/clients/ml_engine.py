@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Protocol
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from schemas.training import Path, TrainingConfig
 from streams.clients.answers import Problem
@@ -16,16 +16,19 @@ from streams.settings import MLEngineSettings
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:-]{0,199}$")]
 """Job ids travel in URLs and keys, so they are plain."""
 
+Facts = Annotated[dict[str, Any], BeforeValidator(lambda said: {} if said is None else said)]
+"""Null until there are some, as most engines write it."""
+
 
 class JobStatus(BaseModel):
-    """What the engine says of a job; `status` is kept as it came, the watch maps it."""
+    """What the engine says of a job; `status` is kept as it came, the watch maps it. An engine need not say whose job it is."""
 
-    job_id: str
-    tenant_id: str
+    job_id: str | None = None
+    tenant_id: str | None = None
     status: Annotated[str, StringConstraints(max_length=100)]
     model_path: Path | None = None
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    result: dict[str, Any] = Field(default_factory=dict)
+    metrics: Facts = Field(default_factory=dict)
+    result: Facts = Field(default_factory=dict)
     """Of a finished index job: what its `index.built` says."""
     error: str | None = None
 

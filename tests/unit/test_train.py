@@ -4,6 +4,7 @@ import pytest
 
 from agents import train
 from schemas.training import TrainingConfig, TrainingStarted
+from streams.clients.ml_engine import JobStatus
 from streams.stage import GiveUp, TryAgain
 from tests.fakes import a_step, in_hand
 from tests.unit.stages import MODEL_PATH, RUN, a_house, validated
@@ -83,6 +84,17 @@ async def test_an_answer_about_another_job_or_tenant_is_not_believed(use, starte
     with pytest.raises(TryAgain) as said:
         await watch(started, use)
     assert said.value.code == "ml_engine_lied"
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"model_path": None, "metrics": None, "error": None}, {"result": None, "metrics": {}}, {"job_id": None, "tenant_id": "acme"}]
+)
+async def test_an_engine_that_says_no_more_than_it_must_is_understood(use, started, said):
+    use.ml_engine.jobs[started.job_id] = JobStatus.model_validate({"status": "running"} | said)
+    assert await watch(started, use) is None
+    use.ml_engine.jobs[started.job_id] = JobStatus.model_validate({"status": "completed"} | said)
+    found = await watch(started, use)
+    assert (found.status, found.job_id, found.metrics) == ("completed", started.job_id, {})
 
 
 async def test_a_job_nobody_wants_any_more_is_cancelled(use, started):
