@@ -48,7 +48,10 @@ async def ask(started: TrainingStarted, use: Services) -> TrainingCompleted | No
 
 async def job_of(tenant_id: str, job_id: str, use: Services) -> JobStatus:
     """What the engine says of our job, if it can be believed."""
-    job = await use.ml_engine.job(job_id)
+    try:
+        job = await use.ml_engine.job(job_id)
+    except GiveUp as refused:  # the question, not the job: it runs on, and an end here would start another one beside it
+        raise TryAgain(refused.sentence, code=refused.code) from refused
     if job is None:
         raise GiveUp(
             f"the ML Engine does not know the job {job_id} of {tenant_id}: it lost it, or it was pointed at another engine; "

@@ -12,6 +12,7 @@ from schemas.training import Path, TrainingConfig
 from streams.clients.answers import Problem
 from streams.clients.http import Neighbour, open_neighbour
 from streams.settings import MLEngineSettings
+from streams.stage import TryAgain
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:-]{0,199}$")]
 """Job ids travel in URLs and keys, so they are plain."""
@@ -45,7 +46,7 @@ class MLEngine(Protocol):
         ...
 
     async def job(self, job_id: str) -> JobStatus | None:
-        """What is known of a job; None: the engine has never heard of it, or forgot it."""
+        """What is known of a job; None: the engine says (404 with a `code`) that it has never heard of it, or forgot it."""
         ...
 
     async def cancel(self, job_id: str) -> None:
@@ -99,7 +100,16 @@ class HttpMLEngine:
 
     async def job(self, job_id: str) -> JobStatus | None:
         reply = await self._neighbour.call("GET", f"/api/v1/jobs/{_plain(job_id)}/status", {200: JobStatus, 404: Problem})
-        return reply if isinstance(reply, JobStatus) else None
+        if isinstance(reply, JobStatus):
+            return reply
+        assert isinstance(reply, Problem)
+        if not reply.code:  # as gateways and frameworks answer what is no route of theirs
+            raise TryAgain(
+                f"ml_engine answered the question after job {job_id} with 404 and no code, which need not mean the job; "
+                "look whether TIDEMILL_ML_ENGINE__URL and what stands before it still lead to the engine",
+                code="ml_engine_not_found",
+            )
+        return None
 
     async def cancel(self, job_id: str) -> None:
         answers: dict[int, type[BaseModel]] = {200: _Nothing, 202: _Nothing, 404: Problem, 409: Problem}

@@ -15,15 +15,18 @@ from pydantic import BaseModel
 
 from agents import train
 from schemas.states import RunState, StepState
+from schemas.training import TrainingStarted
 from streams import outcome
 from streams.clients import http as client
 from streams.clients.answers import Problem
 from streams.clients.http import Neighbour, open_neighbour
+from streams.clients.ml_engine import HttpMLEngine
 from streams.outcome import Leased
 from streams.settings import MLEngineSettings
 from streams.stage import GiveUp, Retry, TryAgain
 from streams.step import LeaseLost
 from tests.fakes import a_step, in_hand
+from tests.unit.stages import a_house
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.looptime(False), pytest.mark.timeout(20)]
 
@@ -324,6 +327,32 @@ async def test_statuses_that_are_answers_are_answers(server, engine):
     server.scripts = [says(404, {"code": "unknown_job", "message": "no such job"})]
     answer = await engine.call("GET", "/api/v1/jobs/j1/status", {200: Started, 404: Problem})
     assert answer == Problem(code="unknown_job", message="no such job")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (says(400), "ml_engine_refused"),
+        (says(401), "ml_engine_forbidden"),
+        (says(403, {"code": "no_rights"}), "ml_engine_forbidden"),
+        (says(404, {"detail": "Not Found"}), "ml_engine_not_found"),
+        (says(307, location="/login"), "ml_engine_redirects"),
+    ],
+)
+async def test_a_refused_question_after_a_job_does_not_end_the_job(server, engine, answer, code):
+    server.scripts = [answer]
+    started = TrainingStarted(tenant_id="acme", run_id=uuid4(), job_id="job-1")
+    with in_hand(a_step("train")), pytest.raises(TryAgain) as said:
+        await train.watcher.ask(started, a_house(ml_engine=HttpMLEngine(engine)))
+    assert said.value.code == code
+
+
+async def test_a_job_that_the_engine_says_it_does_not_know_is_forgotten(server, engine):
+    server.scripts = [says(404, {"code": "unknown_job"})]
+    started = TrainingStarted(tenant_id="acme", run_id=uuid4(), job_id="job-1")
+    with in_hand(a_step("train")), pytest.raises(GiveUp) as said:
+        await train.watcher.ask(started, a_house(ml_engine=HttpMLEngine(engine)))
+    assert said.value.code == "job_forgotten"
 
 
 async def test_the_breaker_opens_after_five_failures_of_two_runs_and_then_nothing_is_sent(server, engine):
