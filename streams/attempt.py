@@ -42,15 +42,16 @@ class Attempts:
 
     async def one(self, step: Leased, stage: Stage) -> Item:
         """The body's outcome as a ledger item: every exception has its place here, none goes further."""
+        limit = asyncio.timeout(stage.timeout.total_seconds())
         try:
             if step.state == StepState.WAITING:
                 return await self._look(step, stage)  # has limits of its own: the stage's would start the job a second time in one round
-            async with asyncio.timeout(stage.timeout.total_seconds()):
+            async with limit:
                 return await self._run(step, stage)
         except LeaseLost:
             raise
         except Exception as error:
-            return self._trouble(step, stage, error)
+            return self._trouble(step, stage, error, late=limit.expired())
 
     async def many(self, steps: Sequence[Leased], stage: Stage) -> list[Item]:
         """The outcomes of a batch stage, one a step; a batch that fails as a whole is halved until the culprit is alone."""
@@ -63,19 +64,20 @@ class Attempts:
                 todo.append(step)
             except Exception as error:  # one that cannot be begun keeps nobody else from it
                 over[step.key] = self._trouble(step, stage, error)
+        limit = asyncio.timeout(stage.timeout.total_seconds())
         try:
-            async with asyncio.timeout(stage.timeout.total_seconds()):
+            async with limit:
                 results = await stage(events, self._services) if events else []
             if len(results) != len(events):
                 raise TypeError(f"{stage.name} gave {len(results)} outcomes for {len(events)} events")
         except LeaseLost:
             raise
         except Exception as error:
-            if len(todo) > 1:
+            if len(todo) > 1 and not (isinstance(error, TryAgain) and error.free):  # an outage has no culprit among them
                 half = len(todo) // 2
                 items = [*await self.many(todo[:half], stage), *await self.many(todo[half:], stage)]
             else:
-                items = [self._trouble(step, stage, error) for step in todo]
+                items = [self._trouble(step, stage, error, late=limit.expired()) for step in todo]
         else:
             items = [
                 self._trouble(step, stage, result) if isinstance(result, Exception) else outcome.done(step, result)
@@ -84,14 +86,14 @@ class Attempts:
         over |= {step.key: item for step, item in zip(todo, items, strict=True)}
         return [over[step.key] for step in steps]
 
-    def _trouble(self, step: Leased, stage: Stage, error: Exception) -> Item:
-        """The exception as an outcome."""
+    def _trouble(self, step: Leased, stage: Stage, error: Exception, *, late: bool = False) -> Item:
+        """The exception as an outcome; `late`: the stage's own time was over, other timeouts are a crash like any other."""
         retry, now = self._pipelines.retry(stage), self._clock.now()
         if isinstance(error, GiveUp):
             return outcome.give_up(step, stage, error)
         if isinstance(error, TryAgain):
             return outcome.try_again(step, stage, retry, error, now)
-        if isinstance(error, TimeoutError):
+        if late and isinstance(error, TimeoutError):
             sentence = f"{stage.name} of {step.tenant_id} did not end within {stage.timeout}"
             return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_timeout"), now)
         log.error("stage crashed", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, exc_info=error)

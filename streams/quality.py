@@ -15,6 +15,7 @@ from streams import verdicts
 from streams.clients.quality import Decide, LastVerdict, Recorded, TenantStanding
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Answer, Ledger
+from streams.ledger.needed import needed
 from streams.ledger.queries import queries
 from streams.pipelines import Pipelines
 from streams.requests import refused, request_run, wake
@@ -44,7 +45,7 @@ class LedgerQuality:
     async def standings(self, tenants: Sequence[str], hour: int) -> dict[str, TenantStanding]:
         found = {}
         for start in range(0, len(tenants), ASKED_AT_ONCE):
-            for row in await self._connection.fetch(_sql("standings"), list(tenants[start : start + ASKED_AT_ONCE]), hour):
+            for row in await self._rows("standings", list(tenants[start : start + ASKED_AT_ONCE]), hour):
                 found[row["tenant_id"]] = TenantStanding(row["settings"], row["profile"] or {}, row["watched"], row["slow"], row["samples"])
         return found
 
@@ -53,13 +54,14 @@ class LedgerQuality:
 
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         now = self.now()
-        recorded = await verdicts.keep(self._connection, events, decide, now)
-        await self._connection.fetch(_sql("wake"), [event.tenant_id for event in events], now)
-        await wake(self._ledger)
+        with needed():
+            recorded = await verdicts.keep(self._connection, events, decide, now)
+            await self._connection.fetch(_sql("wake"), [event.tenant_id for event in events], now)
+            await wake(self._ledger)
         return recorded
 
     async def last_verdict(self, tenant_id: str) -> LastVerdict | None:
-        rows = await self._connection.fetch(_sql("last_verdict"), tenant_id, self.now())
+        rows = await self._rows("last_verdict", tenant_id, self.now())
         if not rows:
             return None
         row = rows[0]
@@ -68,20 +70,26 @@ class LedgerQuality:
 
     async def ask_to_measure(self, tenant_id: str, training_run: UUID) -> bool:
         answer = await self._measure(tenant_id, f"gate:{training_run}")
-        if answer["result"] == "seen" and (in_vain := await self._connection.value(_sql("in_vain"), tenant_id, training_run)):
+        if answer["result"] == "seen" and (in_vain := (await self._rows("in_vain", tenant_id, training_run))[0][0]):
             answer = await self._measure(tenant_id, f"gate:{training_run}:{in_vain}")
         if answer["result"] == "refused" and answer["code"] != "unknown_pipeline":
             why = f"{answer['code']}: {answer['sentence']}"
             raise TryAgain(f"the data of {tenant_id} cannot be measured now ({why})", code="quality_unknown", free=True, waiting_for="quality")
         if answer["result"] == "seen":
-            return not await self._connection.fetch(_sql("recorded"), [UUID(answer["run_id"])])
+            return not await self._rows("recorded", [UUID(answer["run_id"])])
         return bool(answer["result"] != "refused")
 
     async def _measure(self, tenant_id: str, key: str) -> Answer:
-        return await request_run(self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=key, source="gate")
+        with needed():
+            return await request_run(self._ledger, self._pipelines, tenant_id=tenant_id, pipeline=PIPELINE, request_key=key, source="gate")
 
     async def let_through(self, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
-        return await let_through(self._ledger, self._pipelines, tenants, reason)
+        with needed():
+            return await let_through(self._ledger, self._pipelines, tenants, reason)
+
+    async def _rows(self, name: str, *args: Any) -> list[Any]:
+        with needed():
+            return await self._connection.fetch(_sql(name), *args)
 
 
 async def let_through(ledger: Ledger, pipelines: Pipelines, tenants: Sequence[str], reason: str) -> dict[str, UUID]:
