@@ -30,6 +30,8 @@ async def deploy(event: IndexBuilt, use: Services) -> ModelDeployed:
     before = await use.versions.live(event.tenant_id)
     mine = await use.versions.reserve(event.tenant_id, step.run_id, step.round, model_path=model_path, index_path=index_path)
     if mine.state == "rejected":
+        if before is not None and before.run_id is not None:  # another run's, and not one that was put back in place of ours
+            await _refuse_if_older(mine, before.number, use)
         raise await _put_back(mine, use, "it was found unhealthy before this worker took over")
     await _go_live(mine, step, event, use)
     point("deploy.accepted")

@@ -159,6 +159,16 @@ async def test_an_older_version_gives_way_to_a_newer_one(use):
     assert await live(use) == use.inference.live["acme"] == newer
 
 
+async def test_a_run_that_died_while_it_gave_way_to_a_newer_version_gives_way_again(use):
+    await make_live(use)
+    mine = await use.versions.reserve("acme", RUN, 1, model_path=MODEL_PATH, index_path=INDEX_PATH)
+    newer = await make_live(use)
+    await use.versions.reject("acme", mine.number, "as before the crash")
+    said = await refused(use)
+    assert (said.code, said.outcome) == ("newer_version_live", RunState.SUPERSEDED)
+    assert (use.inference.deployed, len(use.versions.rows), await live(use)) == ([], 3, newer)
+
+
 async def test_a_newer_version_that_only_the_service_knows_wins_too(use):
     use.inference.live["acme"] = 9
     assert (await refused(use)).outcome is RunState.SUPERSEDED
