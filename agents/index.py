@@ -1,9 +1,9 @@
 """Third stage of training: the model's item vectors become a FAISS index in S3, built by a child process here or, by setting, by the ML Engine."""
 
 import asyncio
-import tempfile
 from datetime import timedelta
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from agents.train import FINISHED, UNFINISHED, job_of
 from schemas.training import IndexBuilt, IndexStarted, TrainingCompleted
 from streams.clients.paths import own_path
 from streams.cpu import ChildDied, ChildFailed
+from streams.disk import disk_full, room_in, scratch
 from streams.faultpoints import point
 from streams.services import Services
 from streams.stage import GiveUp, TryAgain, stage
@@ -37,7 +38,7 @@ async def index(event: TrainingCompleted, use: Services) -> IndexBuilt | IndexSt
         target = f"indices/{event.tenant_id}/{step.run_id}/{step.round}/"  # the same body under the same key, whoever sends it
         job = await use.ml_engine.build_index(tenant_id=event.tenant_id, model_path=model_path, output_path=target)
         return event.then(IndexStarted, job_id=job, model_path=model_path)
-    with await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="tidemill-index-", ignore_cleanup_errors=True) as folder:
+    with room_in(gettempdir()), await asyncio.to_thread(scratch) as folder:
         built = await _build(event, model_path, Path(folder), step, use)
         await _upload(Path(folder), target, use)
     manifest = f"{target}/{MANIFEST}"
@@ -62,6 +63,8 @@ async def _in_child(use: Services, *args: Any) -> dict[str, Any]:
     try:
         return await use.cpu.run(index_build.build, *args, timeout=LONGEST_BUILD.total_seconds())
     except ChildFailed as failed:
+        if failed.code == "disk_full":
+            raise disk_full(gettempdir()) from failed
         advice = MORE_MEMORY if failed.code == "out_of_memory" else "find out what the ML Engine wrote"
         raise GiveUp(f"the index could not be built: {failed.text}; {advice}, then `tidemill retry` the run", code=failed.code) from failed
     except ChildDied as died:

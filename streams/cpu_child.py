@@ -5,6 +5,7 @@ It imports nothing of ours, but what it is told to call.
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import importlib.util
 import os
@@ -60,6 +61,8 @@ def _outcome(where: dict[str, Any], calls: BinaryIO) -> bytes:
         text = str(error)[:2000]
         if "bad_alloc" in text:  # what C++ calls a MemoryError
             return pickle.dumps(("failed", "out_of_memory", kind, f"it needs more than {where['memory'] >> 20} MiB"))
+        if any(os.strerror(full) in text for full in (errno.ENOSPC, errno.EDQUOT)):  # C++ has no error numbers to look at
+            return pickle.dumps(("failed", "disk_full", kind, text))
         return pickle.dumps(("failed", str(getattr(error, "code", _code(kind))), kind, text))
 
 

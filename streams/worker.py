@@ -15,6 +15,7 @@ import structlog
 from streams import leave
 from streams.beside import beside
 from streams.clock import Clock
+from streams.disk import remove_leftovers
 from streams.gaps import Gaps
 from streams.kafka import TopicsWrong, open_producer, wait_for_cluster
 from streams.ledger.connection import Connection
@@ -64,6 +65,8 @@ class WorkerApp(faust.App):
             raise SystemExit(3) from wrong
         self.reconciler = Reconciler(settings, self.pipelines.topics)
         await self.reconciler.run()
+        if left := await asyncio.to_thread(remove_leftovers):
+            log.info("folders that killed workers left on the disk were deleted", folders=left)
         self._stack = stack = AsyncExitStack()
         producer = await stack.enter_async_context(open_producer(settings.kafka))
         ledger = Ledger(settings.ledger, self.clock, worker=self.membership.worker)

@@ -23,6 +23,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from streams.disk import room_in
 from streams.settings import S3Settings
 from streams.stage import GiveUp, TryAgain
 from streams.step import current
@@ -108,7 +109,7 @@ class S3ObjectStore:
                 raise _too_large(bucket, key, limit)
             digest = hashlib.sha256()
             size = 0
-            with await asyncio.to_thread(path.open, "wb") as file:
+            with room_in(path.parent), await asyncio.to_thread(path.open, "wb") as file:
                 body = answer["Body"]
                 async with body:  # entering gives the bare HTTP response, which reads no sizes
                     while chunk := await body.read(CHUNK):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 
 import pytest
 
@@ -119,6 +120,13 @@ async def test_a_child_that_dies_or_hangs_fails_alone(use, end, code):
     with pytest.raises(TryAgain) as said:
         await index(completed(), a_house(objects=use.objects, cpu=Child(end)))
     assert said.value.code == code
+
+
+async def test_a_full_disk_is_named_with_its_folder_and_tried_again(use):
+    full = Child(ChildFailed("disk_full", "RuntimeError", "write error: No space left on device"))
+    with pytest.raises(TryAgain, match=tempfile.gettempdir()) as said:
+        await index(completed(), a_house(objects=use.objects, cpu=full))
+    assert said.value.code == "disk_full"
 
 
 async def test_a_child_without_enough_memory_says_what_to_set(use):

@@ -133,6 +133,14 @@ async def test_ids_that_are_not_one_a_row_are_refused(cpu, tmp_path, ids, code):
     assert failed.value.code == code
 
 
+@pytest.mark.parametrize("file", ["index.faiss", "manifest.json"])
+async def test_a_full_disk_is_not_called_a_bad_model(cpu, tmp_path, file):
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(ChildFailed) as said:
+        await built(cpu, a_model(tmp_path, clustered(2000)))
+    assert said.value.code == "disk_full"
+
+
 async def test_users_of_another_width_are_refused(cpu, tmp_path):
     with pytest.raises(ChildFailed, match=r"users\.npy has 8 columns") as failed:
         await built(cpu, a_model(tmp_path, clustered(20), users=clustered(5, dim=8)))
