@@ -19,7 +19,7 @@ FIRST_PROBE, SLOWEST_PROBE = 0.05, 5.0
 """Seconds between two probes: the first, and what the wait doubles up to."""
 
 
-@stage(timeout=timedelta(minutes=30))
+@stage(timeout=timedelta(minutes=30), when_cancelled="settle")
 async def deploy(event: IndexBuilt, use: Services) -> ModelDeployed:
     """Make the index the tenant's live version, or leave the last good one there. Begun again after a crash, it goes on with the same number."""
     step = current.get()
@@ -33,6 +33,9 @@ async def deploy(event: IndexBuilt, use: Services) -> ModelDeployed:
         if before is not None and before.run_id is not None:  # another run's, and not one that was put back in place of ours
             await _refuse_if_older(mine, before.number, use)
         raise await _put_back(mine, use, "it was found unhealthy before this worker took over")
+    if step.cancelling and await use.inference.health(mine.tenant_id, mine.number) is Health.UNKNOWN:
+        await use.versions.reject(mine.tenant_id, mine.number, "the run was cancelled before the version was live")
+        raise GiveUp(f"version {mine.number} of {mine.tenant_id} was not live yet when the run was cancelled", code="cancelled")
     await _go_live(mine, step, event, use)
     point("deploy.accepted")
     if trouble := await _unhealthy(mine, use):

@@ -10,7 +10,7 @@ UNFINISHED = frozenset({"pending", "queued", "running"})
 FINISHED = {"completed": "completed", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled", "canceled": "cancelled"}
 
 
-@stage(limit="ml_engine")
+@stage(limit="ml_engine", when_cancelled="ask")
 async def train(event: TrainingValidated, use: Services) -> TrainingStarted:
     """Ask the ML Engine to train on the valid data. The key makes doing twice like doing once: the engine answers with the same job."""
     step = current.get()

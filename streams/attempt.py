@@ -101,7 +101,7 @@ class Attempts:
         return outcome.try_again(step, stage, retry, TryAgain(sentence, code="stage_crashed"), now)
 
     async def _run(self, step: Leased, stage: Stage) -> Item:
-        if step.run_state == RunState.CANCELLING:
+        if step.run_state == RunState.CANCELLING and (stage.when_cancelled == "stop" or step.output is not None):
             return outcome.cancelled()
         if step.output is not None:  # a failed completion came for this step
             failure = self._completion(step, stage).failure
@@ -166,6 +166,11 @@ class Attempts:
         except Exception as error:
             log.exception("watcher crashed", run=str(started.run_id), tenant=started.tenant_id)
             raise TryAgain(f"asking after the job crashed: {type(error).__name__}; see the worker's log", code="watch_crashed") from error
+
+    async def abandon(self, step: Leased, stage: Stage, job: dict[str, Any]) -> None:
+        """A job was started for a run that ended meanwhile: nobody else knows of it."""
+        if stage.watcher is not None:
+            await self._ask_to_cancel(stage, self._pipelines.event(stage.watcher.takes, job, step.run_id))
 
     async def _ask_to_cancel(self, stage: Stage, started: Event) -> None:
         """Tell the engine that nobody waits any more; that it cannot be told changes nothing for the run."""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from schemas.states import RunState
+from schemas.states import TERMINAL, RunState
 from streams import metrics
 from streams.attempt import Attempts, CaughtUp
 from streams.faultpoints import point
@@ -250,6 +250,7 @@ class Executor:
             lease_held=lambda: self._lease.held(epoch),
             deadline=deadline,
             traceparent=step.traceparent,
+            cancelling=step.run_state == RunState.CANCELLING,
         )
 
     async def _commit(self, step: Leased, pipeline: Pipeline | None, item: Item, context: Step | None) -> Leased | None:
@@ -288,6 +289,8 @@ class Executor:
             log.info(
                 "commit refused: another worker owns the step by now", run=str(step.run_id), tenant=step.tenant_id, stage=step.stage, fence=step.fence
             )
+            if pipeline is not None and item["outcome"] == "waiting" and "job_id" in item and answer.get("run_state") in TERMINAL:
+                await self._attempts.abandon(step, pipeline.by_name[step.stage], item["output"])
         if "begun" in answer and following is not None:
             return step.following(following["stage"], item, *answer["begun"])
         return Leased.load(answer["step"]) if answer.get("step") else None

@@ -150,7 +150,7 @@ def _ready(state: State, entry: Entry, run: Run, step: Step) -> None:
             )
         step = replace(step, state=StepState.READY, output=failure, output_type=entry.text("output_type"))
     else:
-        if run.state != RunState.RUNNING:
+        if run.state != RunState.RUNNING and not entry.data.get("settle"):  # half a deploy is settled though the run is cancelled
             raise FoldError(entry, "run_not_open", f"the run is {run.state}: nothing is tried again")
         if round - step.round not in (0, 1) or attempt - step.attempt not in (0, 1):
             raise FoldError(entry, "wrong_round", f"{step.stage} is in round {step.round}, attempt {step.attempt}")

@@ -132,6 +132,7 @@ def try_again(step: Leased, stage: Stage, retry: Retry, why: TryAgain, now: date
         "code": why.code,
         "error": why.sentence,
         "waiting_for": why.waiting_for,
+        "settle": stage.when_cancelled == "settle",
     }
 
 

@@ -75,6 +75,10 @@ class Pipelines:
         stage = pipeline.stages[0]
         return {"stage": stage.name, "limit": self.limit_of(stage), "type": stage.takes.topic}
 
+    def unsettled(self, pipeline: Pipeline) -> list[str]:
+        """Stages whose steps, once begun, have something to do before a cancelled run may end."""
+        return [stage.name for stage in pipeline.stages if stage.when_cancelled != "stop"]
+
     def next(self, pipeline: Pipeline, stage: str, *, hold: bool = False) -> dict[str, Any] | None:
         """How the ledger goes on after `stage`; `hold`: wait for the event's echo."""
         after = pipeline.after(stage)

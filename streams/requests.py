@@ -84,7 +84,7 @@ async def cancel_run(ledger: Ledger, pipelines: Pipelines, run_id: UUID, *, by: 
         return refused("unknown_pipeline", pipeline=rows[0]["pipeline"], pipelines=", ".join(pipelines.by_name))
     # the version tells the end of a reopened run from the one before
     finish = names.finish_event(run_id, "cancel", rows[0]["version"])
-    answer = await ledger.cancel(run_id, finish_id=finish, first=pipelines.first(pipeline), by=by)
+    answer = await ledger.cancel(run_id, finish_id=finish, first=pipelines.first(pipeline), unsettled=pipelines.unsettled(pipeline), by=by)
     if answer["result"] == "refused":
         return refused(answer["code"], run=run_id, state=answer.get("state"))
     return await _woken(ledger, answer | {"run_id": str(run_id)})
@@ -104,8 +104,8 @@ async def retry_run(ledger: Ledger, pipelines: Pipelines, run_id: UUID, *, stage
         return refused("unknown_stage", stage=begin, stages=", ".join(stages))
     answer = await ledger.reopen(run_id, stage=begin, stages=stages, limit=pipelines.limit_of(pipeline.by_name[begin]), by=by)
     if answer["result"] == "refused":
-        facts = {"state": answer.get("state"), "active": answer.get("active_run"), "tenant": answer.get("tenant")}
-        return refused(answer["code"], run=run_id, stage=begin, **facts)
+        facts = {"state": answer.get("state"), "active": answer.get("active_run"), "tenant": answer.get("tenant"), "newer": answer.get("newer")}
+        return refused(answer["code"], run=run_id, stage=begin, first=stages[0], **facts)
     return await _woken(ledger, answer | {"run_id": str(run_id)})
 
 
@@ -164,6 +164,8 @@ SENTENCES = {
     "run_over": "run {run} is over ({state}); there is nothing to cancel",
     "run_not_over": "run {run} is {state}; cancel it first, or wait for its end",
     "run_superseded": "run {run} was superseded by a newer model and stays over; trigger a new run",
+    "run_outdated": "run {newer} of the same tenant was asked for later and succeeded: from {stage} on, this one would bring back what is older; "
+    "`tidemill retry {run} --from {first}` begins it anew",
     "tenant_busy": "run {active} of the same tenant is active; retry when it is over, or cancel it",
     "stage_not_reached": "run {run} never got as far as {stage}; retry from an earlier stage, or trigger a new run",
     "bad_schedule": "{fields}",

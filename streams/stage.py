@@ -14,7 +14,7 @@ import types
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from schemas.event import Event, JobStarted
 from schemas.states import RunState
@@ -61,6 +61,7 @@ class Retry:
 
 Body = Callable[..., Awaitable[Any]]
 FromSettings = Callable[[Settings], timedelta]
+WhenCancelled = Literal["stop", "ask", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,9 @@ class Stage:
         at_once: int,
         cpu: bool,
         timeout: timedelta,
+        when_cancelled: WhenCancelled,
     ) -> None:
-        self.body, self.retry, self.critical, self.limit = body, retry, critical, limit
+        self.body, self.retry, self.critical, self.limit, self.when_cancelled = body, retry, critical, limit, when_cancelled
         self.batch, self.at_once, self.cpu, self.timeout = batch, at_once, cpu, timeout
         self.name: str = getattr(body, "__name__")  # noqa: B009  # a Callable has no __name__ for the type checker
         self.doc = inspect.getdoc(body) or ""
@@ -132,15 +134,28 @@ def stage(
     at_once: int = 2,
     cpu: bool = False,
     timeout: timedelta = timedelta(minutes=10),
+    when_cancelled: WhenCancelled = "stop",
 ) -> Callable[[Body], Stage]:
     """Declare a stage.
 
     retry: None takes the setting `retry`. critical: a stage that is not may fail and the run still succeeds, with a warning.
     limit: name of a limit (setting) that bounds how many steps hold it at a time, waiting included. batch: the function takes a
     list of up to so many events and returns a list of as many outcomes; a worker claims for `at_once` such calls at a time.
-    cpu: needs a child process; claimed only when one is free.
+    cpu: needs a child process; claimed only when one is free. when_cancelled: what a step that was begun still does when its run is
+    cancelled: nothing (stop); one try more, so that a job that it may have started is known and can be cancelled (ask); or as many as
+    its policy allows, told by `Step.cancelling`, since half of it is worse than either end (settle).
     """
-    return lambda body: Stage(body, retry=retry, critical=critical, limit=limit, batch=batch, at_once=at_once, cpu=cpu, timeout=timeout)
+    return lambda body: Stage(
+        body,
+        retry=retry,
+        critical=critical,
+        limit=limit,
+        batch=batch,
+        at_once=at_once,
+        cpu=cpu,
+        timeout=timeout,
+        when_cancelled=when_cancelled,
+    )
 
 
 class Pipeline:

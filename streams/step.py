@@ -43,6 +43,8 @@ class Step:
     deadline: float
     """Event-loop time after which the stage is cut off."""
     traceparent: str | None = None
+    cancelling: bool = False
+    """The run is being cancelled: what an earlier try left behind is to be settled, and nothing new begun."""
     effects: list[Effect] = field(default_factory=list)
 
     @property

@@ -124,5 +124,6 @@ async def _cancel_all(raw: "asyncpg.Connection[Any]", pipelines: Pipelines, tena
     for row in rows:
         pipeline = pipelines.by_name.get(row["pipeline"])
         finish = names.finish_event(row["run_id"], "cancel", row["version"])
-        await raw.fetchval("select cancel_run($1, $2, $3, $4, $5)", row["run_id"], finish, pipelines.first(pipeline) if pipeline else {}, by, now)
+        first, unsettled = (pipelines.first(pipeline), pipelines.unsettled(pipeline)) if pipeline else ({}, [])
+        await raw.fetchval("select cancel_run($1, $2, $3, $4, $5, $6)", row["run_id"], finish, first, unsettled, by, now)
     return [row["run_id"] for row in rows]

@@ -192,7 +192,8 @@ async def travelling(travel: Travel, *, folds: bool = True) -> AsyncIterator[Tra
     if folds:
         raw = await connect(travel.dsn, timeout=30, name="test")
         try:
-            assert (await check(raw)).differences == []
+            found = (await check(raw)).differences
+            assert found == [], found
         finally:
             await raw.close()
 

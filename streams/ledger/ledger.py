@@ -107,8 +107,10 @@ class Ledger:
         """Give the steps of dead workers back; how many."""
         return int(await self.calls.value("select reap($1)", self.clock.now()))
 
-    async def cancel(self, run_id: UUID, *, finish_id: UUID, first: Item, by: str) -> Answer:
-        return dict(await self.calls.value("select cancel_run($1, $2, $3, $4, $5)", run_id, finish_id, first, by, self.clock.now()))
+    async def cancel(self, run_id: UUID, *, finish_id: UUID, first: Item, unsettled: Sequence[str], by: str) -> Answer:
+        return dict(
+            await self.calls.value("select cancel_run($1, $2, $3, $4, $5, $6)", run_id, finish_id, first, list(unsettled), by, self.clock.now())
+        )
 
     async def reopen(self, run_id: UUID, *, stage: str | None, stages: Sequence[str], limit: str | None, by: str) -> Answer:
         return dict(await self.calls.value("select reopen_run($1, $2, $3, $4, $5, $6)", run_id, stage, list(stages), limit, by, self.clock.now()))

@@ -24,7 +24,7 @@ PATIENCE = 10.0
 _NOT_FOUND = frozenset({"unknown_tenant", "unknown_run", "unknown_schedule", "unknown_backfill"})
 _CONFLICT = frozenset(
     {
-        *("run_over", "run_not_over", "run_superseded", "tenant_busy", "stage_not_reached"),
+        *("run_over", "run_not_over", "run_superseded", "run_outdated", "tenant_busy", "stage_not_reached"),
         *("tenant_suspended", "tenant_deleted", "schedule_bound", "backfill_over"),
     }
 )

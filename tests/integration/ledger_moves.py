@@ -102,7 +102,7 @@ class Moves:
                 return answer
 
     async def cancel(self, run: str) -> Data:
-        return dict(await self.raw.fetchval("select cancel_run($1, $2, $3, 'me', $4)", run, uuid4(), FIRST, self.tick()))
+        return dict(await self.raw.fetchval("select cancel_run($1, $2, $3, '{}', 'me', $4)", run, uuid4(), FIRST, self.tick()))
 
     async def reopen(self, run: str, stage: str | None) -> Data:
         return dict(await self.raw.fetchval("select reopen_run($1, $2, $3, null, 'me', $4)", run, stage, list(STAGES), self.tick()))

@@ -43,7 +43,7 @@ async def validate(event: TrainingRequested, use: Neighbours) -> TrainingValidat
     return event.then(TrainingValidated, bucket="b", prefix="p", files=1, bytes=1, fingerprint="f")
 
 
-@stage(retry=RETRY, limit="ml_engine")
+@stage(retry=RETRY, limit="ml_engine", when_cancelled="ask")
 async def train(event: TrainingValidated, use: Neighbours) -> TrainingStarted:
     """Start the job."""
     return event.then(TrainingStarted, job_id=f"job-{use.call('train')}")
@@ -67,7 +67,7 @@ async def index(event: TrainingCompleted, use: Neighbours) -> IndexBuilt:
     return event.then(IndexBuilt, index_path="indices/x", vectors=1, dim=1, kind="Flat", sha256="0" * 64)
 
 
-@stage(retry=RETRY)
+@stage(retry=RETRY, when_cancelled="settle")
 async def deploy(event: IndexBuilt, use: Neighbours) -> ModelDeployed:
     """Go live."""
     use.call("deploy")

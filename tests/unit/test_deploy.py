@@ -282,3 +282,21 @@ class TestBuiltByTheEngine:
     async def test_a_low_recall_keeps_it_from_going_live(self, use):
         self.announce(use)
         assert (await refused(use, job_id="job-1", recall=0.5)).code == "recall_too_low"
+
+
+async def test_a_cancelled_run_deploys_nothing_that_was_not_live_already(use, step):
+    before = await make_live(use)
+    step.cancelling = True
+    said = await refused(use)
+    assert (said.code, await live(use), use.inference.live["acme"]) == ("cancelled", before, before)
+
+
+async def test_a_cancelled_run_puts_the_last_good_version_back_when_its_own_is_live_and_sick(use, step):
+    before = await make_live(use)
+    mine = await use.versions.reserve("acme", RUN, 1, model_path=MODEL_PATH, index_path=INDEX_PATH)
+    use.inference.live["acme"] = mine.number
+    use.inference.sick.add(mine.number)
+    step.cancelling = True
+    said = await refused(use)
+    assert (said.code, await live(use)) == ("unhealthy", mine.number + 1)
+    assert before < mine.number < use.inference.live["acme"]

@@ -173,7 +173,7 @@ begin
         ) update inbox x set fate = 'set_aside', code = 'foreign_tenant' from others o where x.tenant_id = o.tenant_id and x.event_id = o.completion_id;
     end if;
 
-    if v_outcome = 'failed' or (v_run.state = 'cancelling' and v_outcome = 'retry') then
+    if v_outcome = 'failed' or (v_run.state = 'cancelling' and v_outcome = 'retry' and not coalesce((i ->> 'settle')::boolean, false)) then
         v_kept := case when v_run.state = 'cancelling' then 'cancelled' else coalesce(i ->> 'final', 'failed') end;
         update steps set state = case when v_kept = 'cancelled' then 'cancelled' else 'failed' end, code = i ->> 'code', error = i ->> 'error', worker = null,
             waiting_for = null, finished_at = p_now where run_id = v_run_id and stage = v_stage returning * into v_step;
@@ -194,7 +194,8 @@ begin
     end if;
     v_seq := note(v_run.tenant_id, v_run_id, 'step', jsonb_strip_nulls(jsonb_build_object('stage', v_stage, 'state', v_step.state, 'round', v_step.round,
         'attempt', v_step.attempt, 'started_at', v_step.started_at, 'due_at', case when v_step.state = 'ready' then v_step.due_at end, 'deadline', v_step.deadline,
-        'code', v_step.code, 'error', v_step.error)) || given('job', v_step.job), p_now, case when v_outcome = 'waiting' then (i ->> 'event_id')::uuid end,
+        'code', v_step.code, 'error', v_step.error, 'settle', case when v_step.state = 'ready' and v_run.state = 'cancelling' then true end))
+        || given('job', v_step.job), p_now, case when v_outcome = 'waiting' then (i ->> 'event_id')::uuid end,
         case when v_outcome = 'waiting' then i ->> 'output_type' end, v_step.input_id);
     update runs set version = v_seq where run_id = v_run_id returning * into v_run;
     v_out := v_out || emit(coalesce((i ->> 'event_id')::uuid, gen_random_uuid()), case when v_outcome = 'waiting' then i ->> 'output_type' end, v_run.tenant_id,

@@ -74,6 +74,7 @@ declare v_name text; v_of text; v_most integer; v_n integer; v_step steps; v_lef
         v_quota jsonb; v_runs uuid[]; v_stages text[]; v_tenant text;
         v_room integer := p_room;   -- places of limits are few: they come on top
         v_more integer := coalesce(p_more, p_room); v_busy text[] := p_busy;
+        v_ending uuid[];   -- runs that are being cancelled: what they still have to do waits for no place
 begin
     if coalesce(least((select min(due_at) from steps where worker is null and state = 'ready'),
                       (select min(due_at) from steps where worker is null and state = 'waiting')), 'infinity') > p_now then return; end if;
@@ -98,6 +99,7 @@ begin
         if v_left.steps <= 0 then v_full := v_full || v_tenant; end if;
     end loop;
 
+    v_ending := array(select run_id from runs where state = 'cancelling');
     v_runs := '{}'; v_stages := '{}'; v_again := true;
     while v_again and v_room > 0 loop
         v_again := false;
@@ -106,7 +108,7 @@ begin
                 select * from steps s
                 where s.worker is null and s.state = 'ready' and s.class = c.class and s.due_at <= p_now
                   and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
-                  and (s.limit_name is null or not p_limits ? s.limit_name
+                  and (s.limit_name is null or not p_limits ? s.limit_name or s.run_id = any (v_ending)
                        or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
                   and s.tenant_id <> all (v_full) and may_begin(s) and s.run_id <> all (v_runs)
                 order by s.turn limit 2 * v_room) n
@@ -192,8 +194,8 @@ begin
     return v_count;
 end $$;
 
--- cancel_run(run, finish event, first, by, now): asks a run to end. Exactly one of cancel and completion wins, by the tenant's lock.
-create function cancel_run(p_run uuid, p_finish uuid, p_first jsonb, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
+-- cancel_run(run, finish event, first, unsettled stages, by, now): asks a run to end. Exactly one of cancel and completion wins: the tenant is locked.
+create function cancel_run(p_run uuid, p_finish uuid, p_first jsonb, p_unsettled text[], p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
 declare v_run runs; v_step steps; v_seq bigint;
 begin
     select * into v_run from runs where run_id = p_run;
@@ -209,7 +211,7 @@ begin
         return jsonb_build_object('result', 'cancelled', 'outbox', finish_run(p_run, 'cancelled', 'cancelled', 'cancelled by ' || p_by, p_finish, p_first, p_now));
     end if;
     select * into v_step from steps where run_id = p_run and stage = v_run.stage for update;
-    if v_step.state = 'ready' and v_step.worker is null then
+    if v_step.state = 'ready' and v_step.worker is null and not (v_step.started_at is not null and v_step.stage = any (p_unsettled)) then
         update steps set state = 'cancelled', code = 'cancelled', finished_at = p_now where run_id = p_run and stage = v_run.stage;
         perform note(v_run.tenant_id, p_run, 'step', jsonb_strip_nulls(jsonb_build_object('stage', v_run.stage, 'state', 'cancelled', 'round', v_step.round,
                      'attempt', v_step.attempt, 'started_at', v_step.started_at, 'code', 'cancelled', 'error', v_step.error)), p_now);
@@ -217,14 +219,15 @@ begin
     end if;
     v_seq := note(v_run.tenant_id, p_run, 'cancel', jsonb_build_object('by', p_by), p_now);
     update runs set state = 'cancelling', version = v_seq where run_id = p_run returning * into v_run;
-    update steps set due_at = p_now where run_id = p_run and state = 'waiting';   -- the next look at the job tells the engine
+    -- the next look at the job tells the engine; what a try may have left behind is settled now
+    update steps set due_at = p_now where run_id = p_run and worker is null and state in ('waiting', 'ready');
     return jsonb_build_object('result', 'cancelling', 'outbox', jsonb_build_array(
         emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, true)));
 end $$;
 
 -- reopen_run(run, stage or null, limit, by, now): `tidemill retry`: a finished run goes on from a stage with the next round; earlier effects are kept.
 create function reopen_run(p_run uuid, p_stage text, p_stages text[], p_limit text, p_by text, p_now timestamptz) returns jsonb language plpgsql as $$
-declare v_run runs; v_step steps; v_head pipeline_heads; v_seq bigint; v_stage text;
+declare v_run runs; v_step steps; v_head pipeline_heads; v_seq bigint; v_stage text; v_newer uuid;
 begin
     select * into v_run from runs where run_id = p_run;
     if not found then return jsonb_build_object('result', 'refused', 'code', 'unknown_run'); end if;
@@ -239,6 +242,11 @@ begin
     if v_head.active_run is not null then return jsonb_build_object('result', 'refused', 'code', 'tenant_busy', 'active_run', v_head.active_run); end if;
     v_stage := coalesce(p_stage, (select stage from steps where run_id = p_run and state in ('failed', 'cancelled', 'skipped')
                                   order by finished_at desc limit 1), v_run.stage, p_stages[1]);
+    if v_stage <> p_stages[1] then   -- what its early stages made is older than what a later run brought
+        select run_id into v_newer from runs n where n.tenant_id = v_run.tenant_id and n.pipeline = v_run.pipeline and n.requested_at > v_run.requested_at
+            and n.state in ('succeeded', 'succeeded_with_warnings') order by n.requested_at desc limit 1;
+        if found then return jsonb_build_object('result', 'refused', 'code', 'run_outdated', 'newer', v_newer); end if;
+    end if;
     select * into v_step from steps where run_id = p_run and stage = v_stage;
     if not found then return jsonb_build_object('result', 'refused', 'code', 'stage_not_reached', 'stage', v_stage); end if;
     update pipeline_heads set active_run = p_run where tenant_id = v_run.tenant_id and pipeline = v_run.pipeline;
