@@ -169,7 +169,7 @@ async def test_a_lost_ledger_comes_back_from_the_topics_and_open_runs_go_on(hous
     sentence = await house.held_back()
     assert "tidemill rebuild --from-topics" in sentence
     assert re.search(r"at least \d+ journal entries of \d+ tenants .* \(\d+ offsets behind\)", sentence)
-    for words in (("trigger", "done-b"), ("pause", "--tenant", "done-b"), ("tenants", "add", "done-c")):
+    for words in (("trigger", "done-b"), ("pause", "--tenant", "done-b", "--reason", "upgrade"), ("tenants", "add", "done-c")):
         status, said = await house.tidemill(*words)
         assert (status, said.startswith("reconciling: ")) == (1, True), said
 
