@@ -12,6 +12,8 @@ from bench.schedules.town import Requests, Town, requests, town
 from bench.world import World
 
 TENANTS = 10_000
+TRIES = 3
+"""Of the crowd: on a shared machine one try says little."""
 WINDOW = timedelta(seconds=100)
 LEAD = timedelta(seconds=5)
 TWICE = 4
@@ -22,7 +24,14 @@ insert into schedules (name, pipeline, cron, jitter, paused, next_due) values ('
 
 
 async def at_once(world: World) -> dict[str, Any]:
-    """How long after the second the last request appears on Kafka, and whose CPU went into that."""
+    """How long after the second the last request appears on Kafka, and whose CPU went into that: the middle one of the tries, and the span of all."""
+    tries = sorted([await _crowd(world) for _ in range(TRIES)], key=lambda each: each["last_s"])
+    spans = {f"{name}_of_all": [each[name] for each in tries] for name in ("last_in_ledger_s", "last_s")}
+    counts = {"tenants": min(each["tenants"] for each in tries), "twice": sum(each["twice"] for each in tries)}
+    return tries[TRIES // 2] | spans | counts
+
+
+async def _crowd(world: World) -> dict[str, Any]:
     async with town(world, workers=3) as us, requests(world) as found:
         due = await _due(us, timedelta(0))
         await asyncio.sleep((due - datetime.now(UTC)).total_seconds())
@@ -75,7 +84,7 @@ async def _due(us: Town, jitter: timedelta) -> datetime:
 async def _all(found: Requests, *, within: float) -> None:
     """Until every tenant's request was seen."""
     async with asyncio.timeout(within):
-        while len({tenant for tenant, *_ in found.seen}) < TENANTS:  # noqa: ASYNC110  # another task adds to it
+        while found.count < TENANTS or len({tenant for tenant, *_ in found.seen}) < TENANTS:  # noqa: ASYNC110  # another task adds to it
             await asyncio.sleep(0.2)
 
 

@@ -96,16 +96,30 @@ async def _until_they_work(us: Town, workers: int) -> None:
 
 
 class Requests:
-    """What appears on the topic: for each request its tenant, its slot, its id and when it was seen, by the wall clock."""
+    """What appears on the topic; it is taken as it comes and read later, so that looking costs those who work little."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, str, str, float]] = []
+        self._taken: list[tuple[Any, float]] = []
 
     async def read(self, consumer: AIOKafkaConsumer) -> None:
-        async for record in consumer:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                at = time.time()
+                self._taken += [(record, at) for record in records]
+
+    @property
+    def count(self) -> int:
+        return len(self._taken)
+
+    @property
+    def seen(self) -> list[tuple[str, str, str, float]]:
+        """For each request its tenant, its slot, its id and when it was seen, by the wall clock."""
+        found = []
+        for record, at in self._taken:
             data = json.loads(record.value or b"{}")
             if data.get("slot"):
-                self.seen.append((data["tenant_id"], data["slot"], dict(record.headers).get("ce_id", b"").decode(), time.time()))
+                found.append((data["tenant_id"], data["slot"], dict(record.headers).get("ce_id", b"").decode(), at))
+        return found
 
 
 @asynccontextmanager
