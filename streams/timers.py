@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -15,9 +16,10 @@ from pydantic import ValidationError
 
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
+from streams.calmly import calmly
 from streams.faultpoints import point
 from streams.items import request_item
-from streams.ledger import accepted
+from streams.ledger.accepted import accepted, asked
 from streams.ledger.connection import Connection, is_conflict, is_outage
 from streams.ledger.ledger import Answer, Clocklike
 from streams.membership import WAKE_CHANNEL
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 IDLE = 0.5
 SCHEDULES, SLOTS = 20, 500
 """How many are moved on in one transaction."""
+TOLD_AT_ONCE = 100
+"""Runs that are put into words before others have the event loop again."""
 LONGEST_HOLD = 10.0
 """Seconds for which a crowd of due slots goes before the work that they make."""
 
@@ -47,7 +51,7 @@ class Timers:
         """`publish` takes durable rows of the outbox; `begin` is told that there are runs to begin."""
         self._pipelines, self._connection, self._clock, self._publish, self._begin = pipelines, connection, clock, publish, begin
         self._behind_since: float | None = None
-        self._later: list[Row] = []
+        self._later: list[Callable[[], Row]] = []
         self._woken = asyncio.Event()
 
     @property
@@ -72,7 +76,7 @@ class Timers:
                         await self._woken.wait()
                 self._woken.clear()
         finally:
-            self._publish(self._later)
+            self._publish([row() for row in self._later])
 
     def wake(self) -> None:
         """Somebody made work elsewhere: look for it now."""
@@ -107,20 +111,25 @@ class Timers:
             fired = await raw.fetch("select * from fire_slots($1, $2, $3, $4)", items, *slots, now) if items else []
             if skipped:
                 await raw.execute("select settle_slots($1, $2)", skipped, now)
-        answers = [row["answer"] or accepted.answer(items[row["n"] - 1], row, now) for row in fired]
         self._behind_since = (self._behind_since or time.monotonic()) if len(due) == SLOTS else None
-        self._follow(answers)
+        self._follow([(items[row["n"] - 1], row) for row in fired], now)
+        if self._later and not self.behind:
+            await self._tell()
         return len(due)
 
-    def _follow(self, answers: list[Answer]) -> None:
-        """Publish the requests now, what they came to when the crowd is through."""
-        told = [row for answer in answers for row in answer.get("outbox", [])]
-        self._publish([row for row in told if not row["state"]])
-        self._later += [row for row in told if row["state"]]
-        if self._later and not self.behind:
-            self._publish(self._later)
-            self._later = []
-            self._begin()
+    def _follow(self, fired: Sequence[tuple[Answer, Any]], now: datetime) -> None:
+        """Publish the requests now; what they came to is put into words and published when the crowd is through."""
+        unusual = [told for _, row in fired if row["answer"] for told in row["answer"].get("outbox", [])]
+        usual = [(item, row) for item, row in fired if not row["answer"]]
+        self._publish([*(asked(item, row, now) for item, row in usual), *(told for told in unusual if not told["state"])])
+        self._later += [partial(accepted, item, row, now) for item, row in usual]
+        self._later += [partial(dict, told) for told in unusual if told["state"]]
+
+    async def _tell(self) -> None:
+        later, self._later = self._later, []
+        rows = [row() async for row in calmly(later, at_once=TOLD_AT_ONCE)]
+        self._publish(rows)
+        self._begin()
 
     def _judge(self, rows: Sequence[Any]) -> tuple[list[Any], list[Answer], list[Answer]]:
         """The slots that fire, tenant by tenant, with their requests; and those that do not, with the reason.

@@ -8,8 +8,13 @@ from streams.ledger.told import told
 Item = dict[str, Any]
 
 
-def answer(item: Item, row: Any, now: datetime) -> Item:
-    """What became of an item that `accept_usual` carried out for a caller that leases nothing, as `accept_request` would say it."""
+def asked(item: Item, row: Any, now: datetime) -> Item:
+    """The request itself, of an item that `accept_usual` carried out for a caller that leases nothing."""
+    return told(item, row["asked_outbox"], item["event_id"], item["topic"], row["seq"] - 1, now, item["data"], state=False)
+
+
+def accepted(item: Item, row: Any, now: datetime) -> Item:
+    """That it became a run, as `accept_request` would say it."""
     value = {
         "tenant_id": item["tenant"],
         "run_id": item["run_id"],
@@ -18,6 +23,4 @@ def answer(item: Item, row: Any, now: datetime) -> Item:
         "causes": [item["event_id"]],
         "round": 1,
     }
-    asked = told(item, row["asked_outbox"], item["event_id"], item["topic"], row["seq"] - 1, now, item["data"], state=False)
-    accepted = told(item, row["outbox_id"], item["accepted_id"], "run.accepted", row["seq"], now, value, causation=item["event_id"])
-    return {"result": "run", "run_id": str(item["run_id"]), "outbox": [asked, accepted]}
+    return told(item, row["outbox_id"], item["accepted_id"], "run.accepted", row["seq"], now, value, causation=item["event_id"])
