@@ -12,6 +12,7 @@ from schemas.cloudevents import decode
 from schemas.context import Origin
 from streams import names
 from streams.stage import GiveUp, Pipeline, TryAgain
+from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours, train, validate
 from tests.travel import CLUSTER, Travel, travelling
 
@@ -172,6 +173,31 @@ async def test_somebody_elses_completion_changes_nothing(travel: Travel) -> None
     seen = await travel.see("select code, run_id from inbox where fate = 'set_aside'")
     assert seen == [{"code": "foreign_tenant", "run_id": None}]
     assert {run["stage"] for run in await travel.runs()} == {"train"}
+
+
+async def test_a_refused_record_counts_as_read_only_with_its_dead_letter(travel: Travel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies between the two leaves an offset that is read again, though Faust may pass over it."""
+
+    async def dies(*_: Any) -> None:
+        raise RuntimeError("killed before the dead letter is written")
+
+    completion = {"job_id": "j", "status": "completed", "model_path": "m"}
+    with monkeypatch.context() as patch:
+        patch.setattr(travel.runtime.inbox, "bury", dies)
+        travel.road.readers.remove(travel.read)
+        record = travel.road.put("training.completed", json.dumps({"tenant_id": "stranger"} | completion).encode(), b"stranger")
+        with pytest.raises(RuntimeError):
+            await travel.read(record)
+        await add(travel, "acme")
+        after = travel.road.put("training.completed", json.dumps({"tenant_id": "acme"} | completion).encode(), b"acme")
+        await travel.read(after)
+    travel.road.readers.append(travel.read)
+    [gap] = await travel.see("select first, past from gaps where topic = 'training.completed' and state = 'open'")
+    assert (gap["first"], gap["past"]) == (record.offset, record.offset + 1)
+    await travel.read(record)
+    assert await travel.rows("select code from dead_letters") == [{"code": "unknown_tenant"}]
+    assert await travel.rows("select 1 from gaps where state = 'open'") == []
+    assert await travel.rows("select next from offsets where topic = 'training.completed'") == [{"next": after.offset + 1}]
 
 
 async def test_the_watcher_finds_what_nobody_called_back(travel: Travel) -> None:

@@ -84,10 +84,11 @@ create function told_row(p_id bigint, p_event uuid, p_topic text, p_tenant text,
                               'at', p_now, 'traceparent', p_trace, 'value', p_value, 'state', p_state)
 $$;
 
--- receive(items, offsets, now): the batch with the offsets that it covers, in one transaction; the answers in the order of the items.
+-- receive(items, offsets, now): the batch with the offsets that it covers, in one transaction; the answers in the order of the items. What is refused
+-- counts as read only with its dead letter, which comes next: whoever dies before leaves an offset that is read again.
 create function receive(p_items jsonb, p_offsets jsonb, p_now timestamptz) returns setof jsonb language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
-declare i jsonb; v_answers jsonb[] := '{}'; v_requests jsonb; u record; v_n integer := 0;
+declare i jsonb; v_answers jsonb[] := '{}'; v_requests jsonb; u record; v_n integer := 0; v_answer jsonb; v_refused jsonb[] := '{}'; v_first bigint; v_at bigint;
 begin
     select jsonb_agg(e.value || jsonb_build_object('n', e.n)) into v_requests
     from jsonb_array_elements(p_items) with ordinality e(value, n) where e.value ->> 'kind' = 'request';
@@ -99,10 +100,18 @@ begin
     end if;
     for i in select value from jsonb_array_elements(p_items) loop
         v_n := v_n + 1;
-        return next coalesce(v_answers[v_n], case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now)
+        v_answer := coalesce(v_answers[v_n], case i ->> 'kind' when 'request' then accept_request(i, p_now) when 'completion' then complete_job(i, p_now)
             when 'dead' then bury(i, p_now) when 'expansion' then begin_expansion(i, p_now) end);
+        if v_answer ->> 'result' = 'refused' and i ? 'offset' then v_refused := v_refused || i; end if;
+        return next v_answer;
     end loop;
     for i in select value from jsonb_array_elements(p_offsets) o order by value ->> 'topic', (value ->> 'partition')::int, (value ->> 'first')::bigint loop
-        perform advance(i ->> 'topic', (i ->> 'partition')::int, (i ->> 'first')::bigint, (i ->> 'next')::bigint);
+        v_first := (i ->> 'first')::bigint;
+        for v_at in select (r ->> 'offset')::bigint from unnest(v_refused) r where r ->> 'topic' = i ->> 'topic' and r -> 'partition' = i -> 'partition'
+                    and (r ->> 'offset')::bigint >= v_first and (r ->> 'offset')::bigint < (i ->> 'next')::bigint order by 1 loop
+            if v_first < v_at then perform advance(i ->> 'topic', (i ->> 'partition')::int, v_first, v_at); end if;
+            v_first := v_at + 1;
+        end loop;
+        if v_first < (i ->> 'next')::bigint then perform advance(i ->> 'topic', (i ->> 'partition')::int, v_first, (i ->> 'next')::bigint); end if;
     end loop;
 end $$;
