@@ -101,7 +101,8 @@ def one_effect_a_round(facts: Facts) -> Iterator[str]:
     rounds: dict[tuple[str, str], dict[int, Accepted]] = defaultdict(dict)
     for effect in facts.effects:
         parts = effect.key.split(":on-")[0].split(":")  # a deploy that met another live version than expected has a key of its own
-        if len(parts) != 3 or not parts[2].isdigit() or "conflict" in effect.reply:  # a refusal is no effect
+        # a refusal is no effect, and what is put back speaks for no round
+        if len(parts) != 3 or parts[0] == "rollback" or not parts[2].isdigit() or "conflict" in effect.reply:
             continue
         run, stage, number = parts[0], parts[1], int(parts[2])
         if facts.commands.get(stage) != effect.command:
