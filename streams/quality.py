@@ -50,7 +50,7 @@ class LedgerQuality:
         return found
 
     async def attempts(self, runs: Sequence[UUID], stage: str) -> dict[UUID, int]:
-        return {row["run_id"]: row["attempt"] for row in await self._connection.fetch(_sql("attempts"), list(runs), stage)}
+        return {row["run_id"]: row["attempt"] for row in await self._rows("attempts", list(runs), stage)}
 
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
         now = self.now()

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from streams.outcome import Leased
 from streams.pipelines import Pipelines
 from streams.quality import LedgerQuality
 from streams.settings import Settings
-from streams.stage import Pipeline, Retry, Stage, stage
+from streams.stage import Pipeline, Retry, Stage, TryAgain, stage
 from tests.pipeline.toy import QUALITY, Neighbours, measure
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -118,6 +119,20 @@ async def test_a_statement_that_is_wrong_is_a_crash_and_no_outage() -> None:
 
     item = await (made := alone(measure))[0].one(step("acme"), made[1])
     assert (item["code"], item["cost"]) == ("stage_crashed", 1)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda quality: quality.attempts([uuid4()], "measure"),
+        lambda quality: quality.last_verdict("acme"),
+    ],
+)
+async def test_whatever_a_quality_stage_asks_of_the_ledger_waits_for_it(ask: Any) -> None:
+    quality = LedgerQuality(Broken(ConnectionRefusedError()), SimpleNamespace(clock=At()), None)  # type: ignore[arg-type]
+    with pytest.raises(TryAgain) as why:
+        await ask(quality)
+    assert (why.value.code, why.value.free) == ("ledger_away", True)
 
 
 @pytest.mark.looptime
