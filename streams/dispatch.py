@@ -21,6 +21,8 @@ BREATH = 0.02
 """Seconds after a claim that found nothing: in a burst something ends every millisecond, and what follows it was mostly handed over."""
 CLAIMED_AT_ONCE = 50
 """Steps of a batch in one answer of the ledger, which is decoded in one go: their events may be large."""
+PUT_OFF = 10.0
+"""Seconds: what a call of a batch stage waits for may take long, or never end."""
 FILLED = 0.125
 """Share of a worker's places up to which a tenant's pipeline gets a second one: the others are for whoever comes with a first."""
 
@@ -32,6 +34,7 @@ class Dispatcher:
         """`held`: whether new work has to wait a moment."""
         self._pipelines, self._ledger, self._executor, self._worker, self._held = pipelines, ledger, executor, worker, held
         self._poll = pipelines.settings.runtime.poll
+        self._put_off_since: dict[str, float] = {}
         self._doubtful: set[tuple[str, str]] = set()
         self._leasing = asyncio.Lock()
         """From the first lease of a claim until all its steps are begun: meanwhile nobody is to find them leased and forgotten."""
@@ -75,7 +78,7 @@ class Dispatcher:
     async def _claim_batch(self, stage: Stage) -> int:
         """One call's worth of a batch stage, if not enough calls of it are under way."""
         assert stage.batch is not None
-        if self._executor.batches(stage) >= stage.at_once:
+        if self._executor.batches(stage) >= stage.at_once or self._put_off(stage):
             return 0
         rows: list[Answer] = []
         try:
@@ -88,6 +91,14 @@ class Dispatcher:
         finally:  # what it got before the ledger was gone is its to do
             self._executor.take_batch(rows, stage)
         return len(rows)
+
+    def _put_off(self, stage: Stage) -> bool:
+        """Whether a call of a batch stage waits, for `PUT_OFF` at most: beside others one thing at a time is accepted, worked on or committed."""
+        giving_way, now = self._executor.giving_way, asyncio.get_running_loop().time()
+        if giving_way.others and (self._executor.gathering or giving_way.crowded) and now - self._put_off_since.setdefault(stage.name, now) < PUT_OFF:
+            return True
+        self._put_off_since.pop(stage.name, None)
+        return False
 
     async def run_reaper(self) -> None:
         """Give back the steps of workers whose lease ran out, and pick up those this worker holds without knowing."""

@@ -114,6 +114,11 @@ class Executor:
         """How many calls of a batch stage are under way."""
         return len({each.task for (_, name), each in self._running.items() if name == stage.name})
 
+    @property
+    def gathering(self) -> bool:
+        """Whether a call of any batch stage is under way."""
+        return any(each.of is None for each in self._running.values())
+
     def _begin(self, *steps: Leased) -> None:
         """Go on with each; what a batch stage has to do, in as few calls as it takes."""
         for name, some in groupby(sorted(steps, key=lambda step: step.stage), key=lambda step: step.stage):
@@ -278,7 +283,7 @@ class Executor:
             "traceparent": step.traceparent,
             "effects": [_row(effect) for effect in context.effects] if context else [],
         }
-        answer = await self._ledger.hand_over(item) if usual else None
+        answer = await self._ledger.hand_over(item, gathered=self._is_batch(step)) if usual else None
         if answer is None:
             item |= {"first": first, "finish_id": finish_event(step.run_id, step.stage, step.round)}
             answer = await self._ledger.commit({key: value for key, value in item.items() if value is not None})

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 
 LATELY = 1.0
 """Seconds for which a step is a sign that there are others."""
-TURNS = 8
+TURNS = 4
 """Patient things under way at a time while there are others."""
-PAUSE = 1.0
+PAUSE = 1.5
 """Times as long as the thing itself took."""
 LONGEST = 0.5
 """Seconds: a thing that waited for an answer kept nobody from the loop meanwhile."""
@@ -24,6 +24,7 @@ class GiveWay:
     def __init__(self) -> None:
         self._hurried_at = -math.inf
         self._turns = asyncio.Semaphore(TURNS)
+        self._waiting = 0
 
     def hurried(self) -> None:
         """A step begins that nobody gathers."""
@@ -33,6 +34,11 @@ class GiveWay:
     def others(self) -> bool:
         """Whether somebody was in a hurry lately."""
         return asyncio.get_running_loop().time() - self._hurried_at < LATELY
+
+    @property
+    def crowded(self) -> bool:
+        """Whether patient things wait for their turn."""
+        return self._waiting > 0
 
     async def pause(self, since: float, times: float) -> None:
         """Leave the loop to the others, if there are any, for so many times as long as what was done since then (loop time) took, up to `LONGEST`."""
@@ -45,7 +51,14 @@ class GiveWay:
         if not self.others:
             yield
             return
-        async with self._turns:
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             began = asyncio.get_running_loop().time()
             yield
             await self.pause(began, PAUSE)
+        finally:
+            self._turns.release()

@@ -34,7 +34,7 @@ class KafkaSettings(Group):
 
 class LedgerSettings(Group):
     dsn: SecretStr = SecretStr("postgresql://tidemill@127.0.0.1:20432/tidemill")
-    connections: PositiveInt = 4
+    connections: PositiveInt = 6
     """Pinned connections of a worker, beside the one that holds its slot."""
     statement_timeout: Seconds = 15
 

@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 GATHERED = 0.003
 """Seconds for which items gather while many come: a statement for thirty costs not much more than one for ten, and a single item waits for nobody."""
+FEW = 2
+"""Items under way beside which another lane begins: more of them are a crowd, which shares its statements."""
 Item = dict[str, Any]
 Send = Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Any]]]
 
@@ -42,6 +44,8 @@ class GroupCommit:
         self._room = asyncio.Semaphore(waiting)
         self._wake = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
+        self._under_way, self._last = 0, 0
+        """Items that all lanes carry now, and that the last batch had."""
         self._stopping = False
         self.outage: str | None = None
         """What keeps the database from answering, for the readiness probe; None when all is well."""
@@ -66,22 +70,26 @@ class GroupCommit:
             return await future
 
     async def _lane(self, connection: Connection) -> None:
-        batch: list[tuple[Item, asyncio.Future[Any]]] = []
         while True:
-            if not self._queue:
-                if self._stopping:
+            if not self._queue or self._under_way > FEW:
+                if self._stopping and not self._queue:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            if 1 < len(batch) < self._most:
+            if 1 < self._last < self._most:
                 await asyncio.sleep(GATHERED)
             batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
             if not batch:  # another lane was faster
                 continue
+            self._under_way, self._last = self._under_way + len(batch), len(batch)
             # lock order: by tenant, so that two lanes never wait for each other
             batch.sort(key=lambda entry: entry[0].get("tenant") or "")
-            await self._carry_out(connection, batch)
+            try:
+                await self._carry_out(connection, batch)
+            finally:
+                self._under_way -= len(batch)
+                self._wake.set()
 
     async def _carry_out(self, connection: Connection, batch: list[tuple[Item, asyncio.Future[Any]]]) -> None:
         delay = 0.05

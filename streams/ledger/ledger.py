@@ -36,11 +36,12 @@ class Ledger:
 
         self.calls = connection("calls")
         """For single calls off the hot path."""
-        self._connections = [connection(f"lane-{n}") for n in range(max(3, settings.connections - 1))]
+        self._connections = [connection(f"lane-{n}") for n in range(max(4, settings.connections - 1))]
         self._receiving = GroupCommit(self._connections[:1], self._send_receive)
         self._committing = GroupCommit(self._connections[1:2], self._send_commit)
-        self._handing_over = GroupCommit(self._connections[2:], self._send_usual)
-        self._lanes = (self._receiving, self._handing_over, self._committing)
+        self._gathered = GroupCommit(self._connections[2:3], self._send_usual)
+        self._handing_over = GroupCommit(self._connections[3:], self._send_usual)
+        self._lanes = (self._receiving, self._handing_over, self._gathered, self._committing)
 
     def start(self) -> None:
         for lane in self._lanes:
@@ -60,9 +61,13 @@ class Ledger:
         """Record a request, a completion, a dead letter or just the offsets an item covers (`covers`: {topic, partition, first, next})."""
         return dict(await self._receiving.submit(item))
 
-    async def hand_over(self, item: Item) -> Answer | None:
-        """The usual outcome (an event, and another stage or a good end follows), with many others in one statement; None: `commit` it."""
-        answer: Answer | None = await self._handing_over.submit(item)
+    async def hand_over(self, item: Item, *, gathered: bool = False) -> Answer | None:
+        """The usual outcome (an event, and another stage or a good end follows), with many others in one statement; None: `commit` it.
+
+        `gathered`: one of a batch stage, in a lane of its own: what it carries may be large, and nobody else is to wait for it.
+        """
+        lane = self._gathered if gathered else self._handing_over
+        answer: Answer | None = await lane.submit(item)
         return answer
 
     async def commit(self, item: Item) -> Answer:

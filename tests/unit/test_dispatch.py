@@ -2,10 +2,12 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
-from streams.dispatch import CLAIMED_AT_ONCE, Dispatcher
+import pytest
+
+from streams.dispatch import CLAIMED_AT_ONCE, PUT_OFF, Dispatcher
 
 MEASURE = SimpleNamespace(name="measure", batch=2 * CLAIMED_AT_ONCE, at_once=1)
 PIPELINES: Any = SimpleNamespace(
@@ -42,6 +44,7 @@ class Executor:
         self.in_hand: list[Any] = []
         self.together: list[int] = []
         self.alone: list[Any] = []
+        self.giving_way, self.gathering = SimpleNamespace(others=False, crowded=False), False
         self._held: set[str] = set()
 
     def batches(self, stage: Any) -> int:
@@ -69,4 +72,31 @@ async def test_steps_of_a_batch_that_is_still_being_claimed_are_not_picked_up_on
     ledger.slow.set()
     await asyncio.gather(claiming, *looking)
     assert executor.alone == []
+    assert executor.together == [2 * CLAIMED_AT_ONCE]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("busy", ["gathering", "crowded"])
+async def test_a_batch_waits_beside_others_until_one_thing_at_a_time_is_done_but_not_for_ever(busy: str) -> None:
+    ledger, executor = Ledger(), Executor()
+    ledger.slow.set()
+    executor.giving_way = SimpleNamespace(others=True, crowded=busy == "crowded")
+    executor.gathering = busy == "gathering"
+    dispatcher, loop = Dispatcher(PIPELINES, cast("Any", ledger), cast("Any", executor), uuid4()), asyncio.get_running_loop()
+    began = loop.time()
+    while not executor.together:
+        await dispatcher._claim()
+        await asyncio.sleep(0.5)
+    assert loop.time() - began == pytest.approx(PUT_OFF, abs=1)
+    executor.giving_way.others = False
+    await dispatcher._claim()
+    assert executor.together == [2 * CLAIMED_AT_ONCE] * 2
+
+
+@pytest.mark.looptime
+async def test_a_batch_does_not_wait_beside_others_when_nothing_else_of_its_kind_is_under_way() -> None:
+    ledger, executor = Ledger(), Executor()
+    ledger.slow.set()
+    executor.giving_way.others = True
+    await Dispatcher(PIPELINES, cast("Any", ledger), cast("Any", executor), uuid4())._claim()
     assert executor.together == [2 * CLAIMED_AT_ONCE]

@@ -38,6 +38,19 @@ async def test_beside_others_a_few_go_at_a_time(way: GiveWay) -> None:
     assert await most_at_a_time(way, 3 * TURNS) == TURNS
 
 
+async def test_who_waits_for_a_turn_makes_a_crowd_and_who_has_one_does_not(way: GiveWay) -> None:
+    way.hurried()
+    seen: list[bool] = []
+
+    async def patient() -> None:
+        async with way.turn():
+            await asyncio.sleep(0.01)
+            seen.append(way.crowded)
+
+    await asyncio.gather(*(patient() for _ in range(2 * TURNS)))
+    assert seen == [True] * TURNS + [False] * TURNS
+
+
 async def test_after_its_turn_a_patient_thing_leaves_the_loop_to_the_others(way: GiveWay) -> None:
     way.hurried()
     loop = asyncio.get_running_loop()
