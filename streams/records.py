@@ -55,6 +55,7 @@ def dead_record(letter: Row) -> Record:
     return Record(letter["key"] or b"", letter["value"] or b"", [*headers, ("dead_headers", orjson.dumps(letter["headers"]))])
 
 
-def header_facts(headers: Sequence[tuple[str, bytes]]) -> list[list[str]]:
-    """Headers as the ledger keeps them: names as text, values in base64, bounded."""
-    return [[name[:200], base64.b64encode(value[:4096]).decode()] for name, value in list(headers)[:64]]
+def header_facts(headers: Sequence[tuple[str, bytes | None]]) -> list[list[str]]:
+    """Headers as the ledger keeps them: names as text that it can store, values in base64, bounded; null ones say nothing and are left out."""
+    told = [(name, value) for name, value in headers if value is not None]
+    return [[name[:200].replace("\0", "\ufffd"), base64.b64encode(value[:4096]).decode()] for name, value in told[:64]]

@@ -14,8 +14,12 @@ log = structlog.get_logger(__name__)
 
 OUTAGE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 """InternalClientError: what the driver says when a connection breaks in the middle of an answer; it is about no item."""
+SERVER_LATER = 1000
+"""Milliseconds for which the server waits longer than we do: the error is ours then, and says what we waited for."""
+KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+"""The server notices within half a minute that a machine is gone without a word."""
 _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58", "25"})  # connection, resources, operator, system, read-only
-_BAD_ITEM_CLASSES = frozenset({"21", "22", "23"})
+_FOREIGN_CLASSES = frozenset({"42", "XX"})  # a function that is not there, or not this one, during an upgrade; a fault of the server
 _RETRY_CODES = frozenset({"40001", "40P01", "55P03"})
 
 
@@ -24,6 +28,11 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, OUTAGE) and not isinstance(error, asyncpg.DataError):
         return True
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in _OUTAGE_CLASSES
+
+
+def is_nobodys_fault(error: BaseException) -> bool:
+    """Whether it says nothing about the item: the same thing is tried again when schema or server are as they should be."""
+    return is_outage(error) or (isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in _FOREIGN_CLASSES)
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -84,8 +93,14 @@ class Connection:
 
 
 async def connect(dsn: str, *, timeout: float, name: str, worker: UUID | None = None) -> "asyncpg.Connection[Any]":
-    """A connection on which jsonb travels as Python values."""
-    said = {"application_name": name} | ({"tidemill.worker": str(worker)} if worker else {})
+    """A connection on which jsonb travels as Python values.
+
+    The server, too, ends what takes longer than `timeout` seconds: a statement that nobody waits for any more, a transaction of a worker that is
+    frozen or cut off. Their locks would keep tenants from everybody else.
+    """
+    longest = str(int(timeout * 1000) + SERVER_LATER)
+    said = {"application_name": name, "statement_timeout": longest, "idle_in_transaction_session_timeout": longest, **KEEPALIVES}
+    said |= {"tidemill.worker": str(worker)} if worker else {}
     raw: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=5, command_timeout=timeout, server_settings=said)
     await raw.set_type_codec(
         "jsonb",

@@ -6,12 +6,13 @@ A batch that the database refuses for one item's sake is halved until the item i
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
 import structlog
 
-from streams.ledger.connection import Connection, is_conflict, is_outage
+from streams.ledger.connection import Connection, is_conflict, is_nobodys_fault
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +20,8 @@ GATHERED = 0.003
 """Seconds for which items gather while many come: a statement for thirty costs not much more than one for ten, and a single item waits for nobody."""
 FEW = 2
 """Items under way beside which another lane begins: more of them are a crowd, which shares its statements."""
+PATIENCE = 1.0
+"""Seconds after which a batch keeps no other lane from going on: it may be waiting for the lock of one tenant."""
 Item = dict[str, Any]
 Send = Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Any]]]
 
@@ -44,8 +47,10 @@ class GroupCommit:
         self._room = asyncio.Semaphore(waiting)
         self._wake = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
-        self._under_way, self._last = 0, 0
-        """Items that all lanes carry now, and that the last batch had."""
+        self._under_way: dict[Connection, tuple[float, int]] = {}
+        """Since when each lane carries how many items."""
+        self._last = 0
+        """Items of the last batch."""
         self._stopping = False
         self.outage: str | None = None
         """What keeps the database from answering, for the readiness probe; None when all is well."""
@@ -71,25 +76,36 @@ class GroupCommit:
 
     async def _lane(self, connection: Connection) -> None:
         while True:
-            if not self._queue or self._under_way > FEW:
-                if self._stopping and not self._queue:
+            if not self._queue:
+                if self._stopping:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+                continue
+            if self._crowd() > FEW:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        self._wake.clear()
+                        await self._wake.wait()
                 continue
             if 1 < self._last < self._most:
                 await asyncio.sleep(GATHERED)
             batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
             if not batch:  # another lane was faster
                 continue
-            self._under_way, self._last = self._under_way + len(batch), len(batch)
+            self._under_way[connection], self._last = (asyncio.get_running_loop().time(), len(batch)), len(batch)
             # lock order: by tenant, so that two lanes never wait for each other
             batch.sort(key=lambda entry: entry[0].get("tenant") or "")
             try:
                 await self._carry_out(connection, batch)
             finally:
-                self._under_way -= len(batch)
+                del self._under_way[connection]
                 self._wake.set()
+
+    def _crowd(self) -> int:
+        """Items under way, without those that are stuck."""
+        now = asyncio.get_running_loop().time()
+        return sum(items for began, items in self._under_way.values() if now - began < PATIENCE)
 
     async def _carry_out(self, connection: Connection, batch: list[tuple[Item, asyncio.Future[Any]]]) -> None:
         delay = 0.05
@@ -99,7 +115,7 @@ class GroupCommit:
             except Exception as error:
                 if is_conflict(error):
                     await asyncio.sleep(delay)
-                elif is_outage(error):
+                elif is_nobodys_fault(error):
                     await connection.drop()
                     if self._stopping:
                         return _fail(batch, Stopped())

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from streams.ledger.connection import Connection
-from streams.ledger.groupcommit import FEW, GroupCommit
+from streams.ledger.connection import Connection, is_outage
+from streams.ledger.groupcommit import FEW, PATIENCE, GroupCommit
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,63 @@ async def test_a_single_call_does_not_wait_for_another_and_a_crowd_shares_a_stat
     answered.set()
     await asyncio.gather(*crowd, late)
     await commit.stop()
+
+
+async def test_a_batch_that_is_stuck_keeps_nobody_else_waiting() -> None:
+    released, stuck = asyncio.Event(), list[Sequence[dict[str, Any]]]()
+
+    async def send(_: Connection, items: Sequence[dict[str, Any]]) -> list[Any]:
+        if any(item["tenant"].startswith("locked") for item in items):
+            stuck.append(items)
+            await released.wait()
+        return [None] * len(items)
+
+    commit = GroupCommit([Connection(""), Connection("")], send)
+    commit.start()
+    crowd = [asyncio.create_task(commit.submit({"tenant": f"locked-{n}"})) for n in range(FEW + 1)]
+    await until(lambda: len(stuck) == 1)
+    async with asyncio.timeout(10 * PATIENCE):
+        await commit.submit({"tenant": "acme"})
+        for n in range(100):  # and from now on at once
+            await commit.submit({"tenant": f"t-{n}"})
+    released.set()
+    await asyncio.gather(*crowd)
+    await commit.stop()
+
+
+@pytest.mark.parametrize(
+    "trouble", [asyncpg.UndefinedFunctionError("function receive does not exist"), asyncpg.InternalServerError("cache lookup failed")]
+)
+async def test_an_upgrade_of_the_ledger_is_no_fault_of_the_items(trouble: Exception) -> None:
+    troubles = [trouble]
+
+    async def send(_: Connection, items: Sequence[dict[str, Any]]) -> list[Any]:
+        if troubles:
+            raise troubles.pop()
+        return ["stored"] * len(items)
+
+    commit = GroupCommit([Connection("")], send)
+    commit.start()
+    assert await commit.submit({"tenant": "acme"}) == "stored"
+    await commit.stop()
+
+
+async def test_a_transaction_of_a_worker_that_stands_still_is_ended_by_the_server(ledger_dsn: str) -> None:
+    """Its locks would keep tenants from all others, and neither lease nor fence would help."""
+    frozen, other = Connection(ledger_dsn, statement_timeout=0.1), Connection(ledger_dsn)
+    await other.fetch("insert into tenants (tenant_id) values ('acme') on conflict do nothing")
+
+    async def stand_still() -> None:
+        async with frozen.transaction() as raw:
+            await raw.execute("update tenants set owner = owner where tenant_id = 'acme'")
+            await other.fetch("update tenants set owner = owner where tenant_id = 'acme'")
+            await raw.execute("select 1")
+
+    with pytest.raises(Exception, match=r"idle-in-transaction|connection") as caught:
+        await stand_still()
+    assert is_outage(caught.value)
+    for connection in (frozen, other):
+        await connection.close()
 
 
 async def until(said: Callable[[], bool]) -> None:

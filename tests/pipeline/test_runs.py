@@ -175,6 +175,16 @@ async def test_somebody_elses_completion_changes_nothing(travel: Travel) -> None
     assert {run["stage"] for run in await travel.runs()} == {"train"}
 
 
+@pytest.mark.parametrize("said", [[], [("ce_source", b"tidemill"), ("ce_id", b"0190a0e0-0000-7000-8000-000000000000")]], ids=["bare", "ours"])
+async def test_headers_that_nobody_can_store_keep_no_record_from_its_dead_letter(travel: Travel, said: list[Any]) -> None:
+    headers: list[Any] = [("x-null", None), ("x\0nul", b"1"), *said]
+    await travel.read(travel.road.put("training.requested", b"{not json", b"acme", headers))
+    await travel.runtime.inbox.flush()
+    [letter] = await travel.see("select code, headers from dead_letters")
+    assert letter["code"] == "bad_json"
+    assert [name for name, _ in json.loads(letter["headers"])] == ["x\ufffdnul", *(name for name, _ in said)]
+
+
 async def test_a_refused_record_counts_as_read_only_with_its_dead_letter(travel: Travel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies between the two leaves an offset that is read again, though Faust may pass over it."""
 

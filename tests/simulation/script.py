@@ -14,6 +14,7 @@ from tests.simulation.worker import Worker
 from tests.simulation.world import World
 
 POISON = (b"{not json", b'{"tenant_id": "../x"}', b"\xff\xfe", b"[]", b'{"tenant_id": "acme", "slot": "\\u0000"}', b"")
+BAD_HEADERS: Any = (("x-null", None), ("x\0nul", b"1"))
 _TABLES = "select tablename from pg_tables where schemaname = 'public' and tablename not in ('alembic_version', 'clock')"
 
 
@@ -96,7 +97,7 @@ class Script:
         choices, broker = self.world.choices, self.world.broker
         topic = choices.pick(self.world.pipelines.topics)
         if choices.number(0, 2):
-            broker.append(topic, choices.pick([None, b"x" * 70]), choices.pick(POISON))
+            broker.append(topic, choices.pick([None, b"x" * 70]), choices.pick(POISON), BAD_HEADERS)
         else:  # somebody who says to be us
             headers = [("ce_id", str(choices.uuid()).encode()), ("ce_source", b"tidemill")]
             tenant = choices.pick(self.world.tenants)
