@@ -34,8 +34,8 @@ class KafkaSettings(Group):
 
 class LedgerSettings(Group):
     dsn: SecretStr = SecretStr("postgresql://tidemill@127.0.0.1:20432/tidemill")
-    connections: PositiveInt = 6
-    """Pinned connections of a worker, beside the one that holds its slot."""
+    connections: Annotated[int, Field(ge=5)] = 6
+    """Of a worker, for what it does all the time: one records events, two commit what is large or unusual, one does all else, the rest hand over."""
     statement_timeout: Seconds = 15
 
 

@@ -36,7 +36,7 @@ class Ledger:
 
         self.calls = connection("calls")
         """For single calls off the hot path."""
-        self._connections = [connection(f"lane-{n}") for n in range(max(4, settings.connections - 1))]
+        self._connections = [connection(f"lane-{n}") for n in range(settings.connections - 1)]
         self._receiving = GroupCommit(self._connections[:1], self._send_receive)
         self._committing = GroupCommit(self._connections[1:2], self._send_commit)
         self._gathered = GroupCommit(self._connections[2:3], self._send_usual)

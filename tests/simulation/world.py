@@ -92,7 +92,7 @@ class World:
     def _settings(self) -> Settings:
         choices = self.choices
         return Settings(
-            ledger=LedgerSettings.model_validate({"dsn": self.dsn, "connections": 3}),
+            ledger=LedgerSettings.model_validate({"dsn": self.dsn}),
             ml_engine=MLEngineSettings(max_jobs=choices.pick([None, None, 1, 2]), poll_every=timedelta(minutes=20), deadline=timedelta(hours=3)),
             runtime=RuntimeSettings(
                 eager=self.eager, poll=4.0, unknown_tenants="create", concurrency=choices.pick([2, 4, 64]), lease=LEASE, sweep=choices.pick([4, 10])
