@@ -28,10 +28,7 @@ Settle = Callable[[], Awaitable[None]]
 _QUIET_READS = 10
 """Fetches of a second each that bring nothing, though there is more, after which Kafka counts as away."""
 _NOTE = """
-insert into gaps (topic, partition, first, past)
-select $1, $2, $3, $4 where not exists (select 1 from offsets where topic = $1 and partition = $2 and next > $3)
-on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null,
-    lease_until = case when gaps.state = 'open' then gaps.lease_until end
+select note_gap($1, $2, $3, $4) where not exists (select 1 from offsets where topic = $1 and partition = $2 and next > $3)
 """
 """Nothing, when another worker has closed it since we looked."""
 
@@ -50,10 +47,7 @@ update gaps set lease_until = clock_timestamp() + make_interval(secs => $2) wher
     select topic, partition, first from gaps where state = 'open' and topic = any($1) and coalesce(lease_until, '-infinity') < clock_timestamp()
     order by array_position($1, topic), seen_at limit 1 for update skip locked) returning *
 """
-_CLOSE = """
-with closed as (update gaps set state = $5, closed_at = clock_timestamp() where topic = $1 and partition = $2 and first = $3)
-select advance($1, $2, $3, $4)
-"""
+_CLOSE = "select close_gap($1, $2, $3, $4, $5)"
 
 
 class Look(NamedTuple):

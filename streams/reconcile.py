@@ -30,7 +30,7 @@ where not exists (select 1 from journal j where j.tenant_id = e.tenant_id and j.
     and (j.kind = 'refilled' or j.kind = e.kind and j.run_id is not distinct from e.run_id)) group by e.tenant_id
 """
 _FLAG = "insert into reconciling (reason) values ($1) on conflict (id) do update set reason = excluded.reason"
-_GAP = "insert into gaps (topic, partition, first, past) values ($1, $2, $3, $4) on conflict do nothing"
+_GAP = "select note_gap($1, $2, $3, $4)"
 
 
 def _key(entry: Entry) -> Data:

@@ -36,10 +36,7 @@ _MATCHED = """
 insert into inbox (event_key, tenant_id, topic, partition, "offset", event_id, body, run_id, fate, at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing
 """
-_GAP = """
-insert into gaps (topic, partition, first, past) values ($1, $2, $3, $4)
-on conflict (topic, partition, first) do update set past = greatest(gaps.past, excluded.past), state = 'open', closed_at = null
-"""
+_GAP = "select note_gap($1, $2, $3, $4)"
 _MARK = """
 insert into offsets (topic, partition, next) values ($1, $2, $3)
 on conflict (topic, partition) do update set next = greatest(offsets.next, excluded.next)

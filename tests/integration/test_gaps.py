@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from streams import inbox
 from streams.gaps import _CLOSE, _LEASE, _NOTE, LEASE, Gaps
 from streams.names import OURS
+from streams.reconcile import _GAP
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Road, Travel, travelling
 
@@ -44,6 +45,59 @@ async def test_a_gap_in_one_workers_hands_is_no_other_workers_until_its_lease_en
     await ledger.execute("update gaps set lease_until = clock_timestamp() - interval '1 s'")
     [row] = await ledger.fetch(_LEASE, [TOPIC], LEASE)
     assert (row["first"], row["past"]) == (16, 19)
+
+
+OPEN = "select first, past from gaps where topic = $1 and state = 'open' order by first"
+
+
+async def deliver(ledger: Any, offset: int) -> None:
+    """What the inbox does of a record that Faust brings."""
+    await ledger.execute("select advance($1, 0, $2, $3)", TOPIC, offset, offset + 1)
+
+
+async def test_a_hole_that_grows_after_its_finder_died_is_read_to_its_end(ledger: Any) -> None:
+    await ledger.execute(_NOTE, TOPIC, 0, 16, 20)
+    assert len(await ledger.fetch(_LEASE, [TOPIC], LEASE)) == 1
+    await deliver(ledger, 30)  # Faust passed over all from 16
+    assert await ledger.fetch(_LEASE, [TOPIC], LEASE) == []
+    await ledger.execute("update gaps set lease_until = clock_timestamp() - interval '1 s'")
+    [row] = await ledger.fetch(_LEASE, [TOPIC], LEASE)
+    assert (row["first"], row["past"]) == (16, 30)
+
+
+async def test_what_a_gap_grew_by_while_it_was_read_stays_open(ledger: Any) -> None:
+    await ledger.execute(_NOTE, TOPIC, 0, 16, 20)
+    assert len(await ledger.fetch(_LEASE, [TOPIC], LEASE)) == 1
+    await deliver(ledger, 30)
+    await ledger.execute(_CLOSE, TOPIC, 0, 16, 20, "reread")
+    [row] = await ledger.fetch(_LEASE, [TOPIC], LEASE)
+    assert (row["first"], row["past"]) == (20, 30)
+    await ledger.execute(_CLOSE, TOPIC, 0, 20, 30, "reread")
+    assert await ledger.fetch(OPEN, TOPIC) == []
+
+
+@pytest.mark.parametrize("faster", [20, 30])
+async def test_two_who_read_a_growing_gap_leave_nothing_open(ledger: Any, faster: int) -> None:
+    await ledger.execute(_NOTE, TOPIC, 0, 16, 20)
+    await deliver(ledger, 30)
+    for past in (faster, 50 - faster):
+        await ledger.execute(_CLOSE, TOPIC, 0, 16, past, "reread")
+    assert await ledger.fetch(OPEN, TOPIC) == []
+
+
+async def test_a_hole_where_a_closed_gap_began_is_a_gap_again(ledger: Any) -> None:
+    """Watermarks only grow, unless the ledger or the topic is new."""
+    await ledger.execute(_NOTE, TOPIC, 0, 16, 40)
+    await ledger.execute(_CLOSE, TOPIC, 0, 16, 40, "reread")
+    await ledger.execute("update offsets set next = 16 where topic = $1", TOPIC)
+    await deliver(ledger, 30)
+    assert [tuple(row) for row in await ledger.fetch(OPEN, TOPIC)] == [(16, 30)]
+
+
+async def test_a_set_back_ledger_notes_more_of_a_gap_that_it_knows(ledger: Any) -> None:
+    await ledger.execute(_NOTE, TOPIC, 0, 16, 20)
+    await ledger.execute(_GAP, TOPIC, 0, 16, 30)
+    assert [tuple(row) for row in await ledger.fetch(OPEN, TOPIC)] == [(16, 30)]
 
 
 class Reading:

@@ -260,6 +260,16 @@ begin
         emit(gen_random_uuid(), null, v_run.tenant_id, p_run, null, v_seq, p_now, v_run.traceparent, null, true)));
 end $$;
 
+-- note_gap(topic, partition, first, past): these offsets are to be read again. A gap that begins there grows, and stays with whoever has it in hand
+-- (close_gap closes no more than was read); one that was closed is opened anew.
+create function note_gap(p_topic text, p_partition integer, p_first bigint, p_past bigint) returns void language sql as $$
+    insert into gaps (topic, partition, first, past) values (p_topic, p_partition, p_first, p_past)
+    on conflict (topic, partition, first) do update set state = 'open', closed_at = null,
+        past = case when gaps.state = 'open' then greatest(gaps.past, excluded.past) else excluded.past end,
+        seen_at = case when gaps.state = 'open' then gaps.seen_at else excluded.seen_at end,
+        lease_until = case when gaps.state = 'open' then gaps.lease_until end
+$$;
+
 -- advance(topic, partition, first, next): the watermark moves past offsets [first, next); a hole before them is noted, never assumed harmless.
 create function advance(p_topic text, p_partition integer, p_first bigint, p_next bigint) returns void language plpgsql as $$
 declare v_next bigint;
@@ -270,9 +280,19 @@ begin
         delete from gaps where topic = p_topic and partition = p_partition and state = 'open' and lease_until is null and first >= p_first and past <= p_next;
         update gaps set first = p_next where topic = p_topic and partition = p_partition and state = 'open' and lease_until is null and first >= p_first and first < p_next;
     elsif p_first > v_next then
-        insert into gaps (topic, partition, first, past) values (p_topic, p_partition, v_next, p_first) on conflict do nothing;
+        perform note_gap(p_topic, p_partition, v_next, p_first);
     end if;
     update offsets set next = greatest(next, p_next) where topic = p_topic and partition = p_partition and next < p_next;
+end $$;
+
+-- close_gap(topic, partition, first, past, how): offsets [first, past) were read again; what the gap has grown by meanwhile is a gap of its own.
+create function close_gap(p_topic text, p_partition integer, p_first bigint, p_past bigint, p_how text) returns void language plpgsql as $$
+declare v_gap gaps;
+begin
+    perform advance(p_topic, p_partition, p_first, p_past);   -- and locks the watermark first, as everyone does
+    select * into v_gap from gaps where topic = p_topic and partition = p_partition and first = p_first for update;
+    if v_gap.state = 'open' and v_gap.past > p_past then perform note_gap(p_topic, p_partition, p_past, v_gap.past); end if;
+    update gaps set state = p_how, past = p_past, closed_at = clock_timestamp() where topic = p_topic and partition = p_partition and first = p_first;
 end $$;
 
 -- bury(item, now): a record that cannot be used becomes a dead letter; the row is the truth, the topic dead.letters its echo.
