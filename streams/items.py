@@ -119,7 +119,7 @@ def dead_item(record: Arrived, refusal: Refused, cluster: str) -> Item:
     value = record.value or b""
     return {
         "kind": "dead",
-        "id": names.dead_letter(cluster, record.topic, record.partition, record.offset),
+        "id": names.dead_letter(cluster, record.topic, record.partition, record.offset, record.timestamp_ms),
         "cluster": cluster,
         "timestamp_ms": record.timestamp_ms,
         "topic": record.topic,

@@ -24,9 +24,9 @@ def request_event(tenant_id: str, request_key: str) -> UUID:
     return uuid5(NAMESPACE, f"request\n{tenant_id}\n{request_key}")
 
 
-def dead_letter(cluster: str, topic: str, partition: int, offset: int) -> UUID:
-    """The dead letter of one record: reading the record again makes no second one."""
-    return uuid5(NAMESPACE, f"dead\n{cluster}\n{topic}\n{partition}\n{offset}")
+def dead_letter(cluster: str, topic: str, partition: int, offset: int, timestamp_ms: int) -> UUID:
+    """The dead letter of one record: reading it again makes no second one, what has its place on a new topic or cluster does."""
+    return uuid5(NAMESPACE, f"dead\n{cluster}\n{topic}\n{partition}\n{offset}\n{timestamp_ms}")
 
 
 def finish_event(run: UUID, stage: str, round: int) -> UUID:

@@ -285,3 +285,19 @@ async def test_what_kafka_does_not_take_stays_in_the_outbox_and_goes_out_later(t
     await travel.over()
     assert len(await travel.events("training.validated")) == 1
     assert len(travel.road.events("training.started")) == 1
+
+
+async def test_a_bad_record_is_one_dead_letter_and_another_in_its_place_on_a_new_topic_or_cluster_is_one_more(
+    travel: Travel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = travel.road.put("training.requested", b"no JSON", b"acme")
+    await travel.see("select 1 from dead_letters")
+    await travel.read(record)  # delivered again
+    assert len(await travel.rows("select 1 from dead_letters")) == 1
+    await travel.read(record._replace(timestamp_ms=record.timestamp_ms + 1, value=b"nor this"))
+    monkeypatch.setattr(travel.runtime.inbox, "_cluster", "another-cluster")
+    await travel.read(record._replace(value=b"nor that"))
+    buried = await travel.rows("select value from dead_letters order by at")
+    assert [row["value"] for row in buried] == [b"no JSON", b"nor this", b"nor that"]
+    await travel.see("select 1 where not exists (select 1 from outbox)")
+    assert {record.value for record in travel.road.log["dead.letters"]} == {b"no JSON", b"nor this", b"nor that"}

@@ -280,7 +280,7 @@ create table dead_letters (
     state       text not null default 'open' check (state in ('open', 'redriven', 'dropped')),
     at          timestamptz not null,
     settled_at  timestamptz,
-    unique (topic, partition, "offset")
+    unique (topic, partition, "offset", timestamp_ms, cluster)   -- a topic made anew begins with the same offsets
 );
 
 -- One row: how far tests have moved the clock (Clock in streams/clock.py adds it to the database's time).
