@@ -69,9 +69,9 @@ class Unfit(GiveUp):
     """What was sent is itself refused (413, 422): the same is refused for ever, whoever mends what."""
 
 
-def no_answer(name: str, trouble: Unanswered) -> TryAgain:
-    """Nobody there costs no attempt; an unsure answer does. Either way the next try has the same key."""
-    outage = trouble.kind in ("connect", "dns", "tls")
+def no_answer(name: str, trouble: Unanswered, *, down: bool) -> TryAgain:
+    """Nobody there costs no attempt; an unsure answer does, unless the neighbour is taken to be `down`. Either way the next try has the same key."""
+    outage = down or trouble.kind in ("connect", "dns", "tls")
     code = {"connect": f"{name}_down", "reset": f"{name}_broke_off"}.get(trouble.kind, f"{name}_{trouble.kind}")
     sentence = f"{name} {trouble.sentence}; look at the service and at TIDEMILL_{name.upper()}__URL"
     return TryAgain(sentence, code=code, free=outage, waiting_for=name if outage else None)

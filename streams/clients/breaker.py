@@ -1,6 +1,7 @@
 """The circuit breaker of one neighbour: while it is down, steps wait at no cost and only probes are sent (DECISIONS 18)."""
 
 import asyncio
+import math
 import random
 from datetime import timedelta
 from types import TracebackType
@@ -9,6 +10,8 @@ from typing import Self
 from streams.stage import TryAgain
 
 FAILURES_TO_OPEN = 5
+SILENCES_TO_OPEN = 3
+"""Calls in a row without any answer within their time: fewer than the attempts of one run, which may be the only one that calls."""
 FIRST_COOL_DOWN, LONGEST_COOL_DOWN = 2.0, 30.0
 FULL_TRAFFIC = 64
 """The ramp after an outage: one probe, then twice as many calls at a time after each success, up to this; then no bound."""
@@ -28,6 +31,8 @@ class Breaker:
         self.name = name
         self._failures = 0
         self._failed: set[str | None] = set()
+        self._silences = 0
+        self._heard_at = -math.inf
         self._cool_down = 0.0
         self._opened_until: float | None = None
         self._room: int | None = None
@@ -64,8 +69,19 @@ class Breaker:
         elif isinstance(error, Failed):
             self.count_failure(error.whose)
 
+    def count_silence(self) -> None:
+        """A call was cut off at its deadline."""
+        self._silences += 1
+        self.count_failure()
+
+    def silent_since(self, began: float) -> bool:
+        """Whether the neighbour is taken to be down, or has answered nobody here since then: each worker sees but a part of a lone run's attempts."""
+        return self.open or self._heard_at < began
+
     def count_failure(self, whose: str | None = None) -> None:
-        """The neighbour failed once more; also for a call that was cut off at its deadline."""
+        """The neighbour failed once more."""
+        if whose is not None:
+            self._heard_at = _now()
         self._failures += 1
         if not self.open:
             self._failed.add(whose)
@@ -77,12 +93,14 @@ class Breaker:
 
     def _suspect(self) -> bool:
         """Whether so many failures are the neighbour's own: errors answered to one run alone may be that run's, and cost its attempts."""
-        return self._failures >= FAILURES_TO_OPEN and (len(self._failed) > 1 or None in self._failed)
+        many = self._failures >= FAILURES_TO_OPEN and (len(self._failed) > 1 or None in self._failed)
+        return many or self._silences >= SILENCES_TO_OPEN
 
     def _succeeded(self) -> None:
+        self._heard_at = _now()
         if self._opened_until is not None and _now() < self._opened_until:
             return  # an answer to a call from before the outage
-        self._failures, self._opened_until = 0, None
+        self._failures, self._silences, self._opened_until = 0, 0, None
         self._failed.clear()
         if self._room is not None:
             self._room = self._room * 2 if self._room < FULL_TRAFFIC else None

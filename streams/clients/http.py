@@ -73,13 +73,14 @@ class Neighbour:
     ) -> BaseModel:
         """Send and read the answer; `answers` names the statuses that are answers, and their shapes. All else raises `TryAgain` or `GiveUp`."""
         call = self._letterhead.call(method, path, answers, body, key)
-        deadline = self._deadline()
+        began, deadline = asyncio.get_running_loop().time(), self._deadline()
         try:
             async with asyncio.timeout_at(deadline):
                 reply = await self._tries(call, deadline)
         except TimeoutError:
-            self.breaker.count_failure()
-            raise no_answer(self.name, Unanswered("timeout", f"gave no answer to {call.command} in time")) from None
+            self.breaker.count_silence()
+            late = Unanswered("timeout", f"gave no answer to {call.command} in time")
+            raise no_answer(self.name, late, down=self.breaker.silent_since(began)) from None
         self._check(call, reply)
         return self._read(call, reply)
 
@@ -101,7 +102,7 @@ class Neighbour:
                 reply = await self._once(call)
             except Unanswered as trouble:
                 if last:
-                    raise no_answer(self.name, trouble) from trouble
+                    raise no_answer(self.name, trouble, down=self.breaker.open) from trouble
             else:
                 if last or not _worth_repeating(call, reply) or asked_to_wait(reply) is not None:
                     return reply

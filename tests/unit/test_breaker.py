@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 
+import httpx
 import pytest
 
-from streams.clients.breaker import Breaker, Failed
+from streams.clients.breaker import SILENCES_TO_OPEN, Breaker, Failed
+from streams.clients.http import Neighbour
+from streams.settings import MLEngineSettings, RetrySettings
 from streams.stage import TryAgain
+from tests.fakes import a_step, in_hand
 
 pytestmark = pytest.mark.looptime
 
@@ -112,3 +116,44 @@ async def test_a_lie_is_neither_a_success_nor_a_failure():
     with breaker.guard():
         pass
     assert not breaker.open
+
+
+class Hanging(httpx.AsyncBaseTransport):
+    """A neighbour that takes every call and answers none."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def handle_async_request(self, _: httpx.Request) -> httpx.Response:
+        self.calls += 1
+        await asyncio.sleep(1e9)
+        raise AssertionError("it is cut off before")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+async def test_a_hanging_neighbour_costs_a_lone_run_no_attempt_whichever_worker_tries(workers):
+    hanging, retry = Hanging(), RetrySettings()
+    engines = [Neighbour("ml_engine", MLEngineSettings(), hanging) for _ in range(workers)]
+    for attempt in range(20):
+        with in_hand(a_step("train")), pytest.raises(TryAgain) as said:
+            await engines[attempt % workers].call("GET", "/api/v1/jobs/j1/status", {})
+        assert (said.value.free, said.value.waiting_for) == (True, "ml_engine")
+        await asyncio.sleep(retry.every.total_seconds())
+    assert all(engine.breaker.open for engine in engines)
+
+
+async def test_calls_in_a_row_without_an_answer_open_it_and_an_answer_between_them_begins_the_row_anew():
+    breaker = Breaker("ml_engine")
+    for _ in range(SILENCES_TO_OPEN - 1):
+        breaker.count_silence()
+    with breaker.guard():
+        pass
+    for _ in range(SILENCES_TO_OPEN - 1):
+        breaker.count_silence()
+    assert not breaker.open
+    breaker.count_silence()
+    assert breaker.open
+
+
+async def test_it_opens_before_a_lone_run_has_used_up_its_attempts():
+    assert RetrySettings().attempts > SILENCES_TO_OPEN

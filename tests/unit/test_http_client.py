@@ -270,8 +270,21 @@ async def test_an_answer_that_never_ends_is_cut_off_at_the_deadline(server, engi
     began = asyncio.get_running_loop().time()
     with pytest.raises(TryAgain) as said:
         await order(engine)
-    assert (said.value.code, said.value.free) == ("ml_engine_timeout", False)
+    assert (said.value.code, said.value.free, said.value.waiting_for) == ("ml_engine_timeout", True, "ml_engine")
     assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_an_answer_that_never_ends_while_others_get_theirs_costs_an_attempt(server, engine):
+    server.scripts = [hangs, STARTED]
+    with in_hand(a_step("train")):
+        hanging = asyncio.create_task(order(engine))
+    while not server.requests:  # noqa: ASYNC110 - the server is no fake that could tell
+        await asyncio.sleep(0.01)
+    with in_hand(a_step("train")):
+        await order(engine)
+    with pytest.raises(TryAgain) as said:
+        await hanging
+    assert (said.value.code, said.value.free) == ("ml_engine_timeout", False)
 
 
 async def test_a_call_never_outlives_its_step(server):
