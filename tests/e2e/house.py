@@ -70,8 +70,10 @@ async def in_state(house: House, tenant: str, stage: str, state: str) -> bool:
     return bool(await house.ledger.fetchval(query, tenant, stage, state))
 
 
-async def finished(house: House, tenant: str) -> Any:
-    return await house.ledger.fetchrow("select * from runs where tenant_id = $1 and finished_at is not null", tenant)
+async def finished(house: House, tenant: str, *, after: Any = None) -> Any:
+    """A run that is over; another than `after`."""
+    query = "select * from runs where tenant_id = $1 and finished_at is not null and run_id is distinct from $2"
+    return await house.ledger.fetchrow(query, tenant, after)
 
 
 async def state_of(house: House, tenant: str) -> str:

@@ -86,6 +86,43 @@ async def test_a_worker_killed_in_any_stage_loses_and_doubles_nothing(house: Hou
     assert await house.ledger.fetchval("select count(*) from runs where tenant_id = $1", tenant) == 1
 
 
+async def test_a_worker_killed_while_it_puts_the_last_good_version_back_leaves_it_live_once(house: House, tmp_path: Path) -> None:
+    tenant = "kill-deploy-restoring"
+    await furnish(house, tenant, tmp_path)
+    worker = Worker(f"worker-{tenant}", house.home, house.environment | {"TIDEMILL_INFERENCE__HEALTH_DEADLINE": "PT4S"})
+    try:
+        await worker.start("deploy.restoring")
+        await worker.ready()
+        await publish(house, tenant, {"epochs": 3, "factors": 8})
+        good = await until(lambda: finished(house, tenant))
+        sick = {"path": f"/api/v1/health/{tenant}/2", "mode": "status", "status": 500, "times": None}
+        (await house.http.post(f"{house.at['inference']}/_faults", json=sick)).raise_for_status()
+        await publish(house, tenant, {"epochs": 3, "factors": 9})
+        assert await worker.ended() == -9
+        assert await live_in_ledger(house, tenant) == 1  # of version 3, which is to take its place, nobody knows yet
+        await worker.start()
+        bad = await until(lambda: finished(house, tenant, after=good["run_id"]))
+        served = await until(lambda: live_in_ledger(house, tenant))
+    except AssertionError:
+        sys.stderr.write(f"{await state_of(house, tenant)}\n{worker.said().decode()[-6000:]}")  # pytest shows it with the failure
+        raise
+    finally:
+        await worker.kill()
+    assert (good["state"], bad["state"], bad["code"], served) == ("succeeded", "failed", "unhealthy", 3)
+    versions = await house.ledger.fetch("select number, state, index_path, instead_of from versions where tenant_id = $1 order by number", tenant)
+    assert [(row["number"], row["state"], row["instead_of"]) for row in versions] == [(1, "retired", None), (2, "rejected", None), (3, "live", 2)]
+    assert versions[2]["index_path"] == versions[0]["index_path"] != versions[1]["index_path"]
+    (await house.http.get(f"{house.at['inference']}/api/v1/health/{tenant}/3")).raise_for_status()
+    journal = (await house.http.get(f"{house.at['inference']}/journal", params={"tenant": tenant})).json()
+    assert [row["idempotency_key"] for row in journal].count(f"rollback:{tenant}:3") == 1
+    assert len([row for row in journal if row["path"] == EFFECTS["deploy"]]) == 3
+
+
+async def live_in_ledger(house: House, tenant: str) -> int | None:
+    number: int | None = await house.ledger.fetchval("select number from versions where tenant_id = $1 and state = 'live'", tenant)
+    return number
+
+
 async def assert_one_effect_a_stage(house: House, tenant: str, run: str) -> None:
     journal: list[dict[str, Any]] = []
     for neighbour in ("ml_engine", "inference"):
