@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 PART = 8 << 20
 LARGEST_DOWNLOAD = 64 << 30
+PATIENCE, LEAST_RATE = 60.0, 1 << 20
+"""The time of one call: seconds for it to be answered, its repetitions by the client included, and one more for so many bytes sent or read."""
 
 
 class Object(NamedTuple):
@@ -91,30 +93,38 @@ class S3ObjectStore:
     async def bucket_exists(self, bucket: str) -> bool:
         try:
             with _named(bucket):
-                await self._s3.head_bucket(Bucket=bucket)
+                async with _in_time():
+                    await self._s3.head_bucket(Bucket=bucket)
         except ObjectMissing:
             return False
         return True
 
     async def list(self, bucket: str, prefix: str) -> AsyncIterator[Object]:
-        with _named(bucket, prefix):
-            async for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for each in page.get("Contents", []):
-                    yield Object(each["Key"], each["Size"], each["ETag"].strip('"'), each["LastModified"])
+        pages = aiter(self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+        while True:
+            with _named(bucket, prefix):
+                async with _in_time():  # a page's, not that of whoever takes what is on it
+                    page = await anext(pages, None)
+            if page is None:
+                return
+            for each in page.get("Contents", []):
+                yield Object(each["Key"], each["Size"], each["ETag"].strip('"'), each["LastModified"])
 
     async def download(self, bucket: str, key: str, path: Path, *, sha256: str | None = None, limit: int = LARGEST_DOWNLOAD) -> None:
+        digest = hashlib.sha256()
+        size = 0
         with _named(bucket, key):
-            answer = await self._s3.get_object(Bucket=bucket, Key=key)
-            if answer["ContentLength"] > limit:
-                raise _too_large(bucket, key, limit)
-            digest = hashlib.sha256()
-            size = 0
-            with room_in(path.parent), await asyncio.to_thread(path.open, "wb") as file:
-                body = answer["Body"]
-                async with body:  # entering gives the bare HTTP response, which reads no sizes
-                    while chunk := await body.read(CHUNK):
-                        size += len(chunk)
-                        await asyncio.to_thread(_take, chunk, file.write, digest.update)
+            async with _in_time() as time:
+                answer = await self._s3.get_object(Bucket=bucket, Key=key)
+                if answer["ContentLength"] > limit:
+                    raise _too_large(bucket, key, limit)
+                time.reschedule(_deadline(answer["ContentLength"]))
+                with room_in(path.parent), await asyncio.to_thread(path.open, "wb") as file:
+                    body = answer["Body"]
+                    async with body:  # entering gives the bare HTTP response, which reads no sizes
+                        while chunk := await body.read(CHUNK):
+                            size += len(chunk)
+                            await asyncio.to_thread(_take, chunk, file.write, digest.update)
         if size != answer["ContentLength"] or (sha256 is not None and digest.hexdigest() != sha256):
             raise TryAgain(
                 f"s3://{bucket}/{key} is not the file that its manifest names ({size} bytes came); if it stays so, the file must be written again",
@@ -133,41 +143,51 @@ class S3ObjectStore:
     async def put(self, bucket: str, key: str, data: bytes) -> None:
         _check_lease()
         with _named(bucket, key):
-            await self._s3.put_object(Bucket=bucket, Key=key, Body=BytesIO(data))
+            async with _in_time(len(data)):
+                await self._s3.put_object(Bucket=bucket, Key=key, Body=BytesIO(data))
 
     async def _in_parts(self, bucket: str, key: str, part: bytes, file: BinaryIO) -> None:
         """A multipart upload; one that fails is taken back, so that its parts do not lie around for ever."""
-        upload = (await self._s3.create_multipart_upload(Bucket=bucket, Key=key))["UploadId"]
+        async with _in_time():
+            upload = (await self._s3.create_multipart_upload(Bucket=bucket, Key=key))["UploadId"]
+        size = 0
         try:
             done: list[CompletedPartTypeDef] = []
             while part:
                 _check_lease()
                 number = len(done) + 1
-                answer = await self._s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=BytesIO(part))
+                async with _in_time(len(part)):
+                    answer = await self._s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=BytesIO(part))
                 done.append(_part(number, answer))
+                size += len(part)
                 part = await asyncio.to_thread(file.read, PART)
-            await self._s3.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": done})
+            async with _in_time(size):  # the store may put the parts together before it answers
+                await self._s3.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": done})
         except BaseException:
-            with suppress(ClientError, BotoCoreError):
-                await self._s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+            with suppress(ClientError, BotoCoreError, TimeoutError):
+                async with _in_time():
+                    await self._s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
             raise
 
     async def get(self, bucket: str, key: str, *, limit: int) -> bytes:
         with _named(bucket, key):
-            answer = await self._s3.get_object(Bucket=bucket, Key=key)
-            if answer["ContentLength"] > limit:
-                raise _too_large(bucket, key, limit)
-            async with answer["Body"] as body:
-                return await body.read()
+            async with _in_time() as time:
+                answer = await self._s3.get_object(Bucket=bucket, Key=key)
+                if answer["ContentLength"] > limit:
+                    raise _too_large(bucket, key, limit)
+                time.reschedule(_deadline(answer["ContentLength"]))
+                async with answer["Body"] as body:
+                    return await body.read()
 
     async def peek(self, bucket: str, key: str, count: int) -> bytes:
         wanted = f"bytes=0-{count - 1}" if count > 0 else f"bytes={count}"
         with _named(bucket, key):
-            answer = await self._s3.get_object(Bucket=bucket, Key=key, Range=wanted)
-            missing, data = min(abs(count), answer["ContentLength"]), b""
-            async with answer["Body"] as body:
-                while missing and (chunk := await body.content.read(missing)):  # as much as is there, which may be less
-                    data, missing = data + chunk, missing - len(chunk)
+            async with _in_time(abs(count)):
+                answer = await self._s3.get_object(Bucket=bucket, Key=key, Range=wanted)
+                missing, data = min(abs(count), answer["ContentLength"]), b""
+                async with answer["Body"] as body:
+                    while missing and (chunk := await body.content.read(missing)):  # as much as is there, which may be less
+                        data, missing = data + chunk, missing - len(chunk)
         if missing:
             raise TryAgain(f"s3://{bucket}/{key}: the object store sent too little; look at its log", code="s3_error")
         return data
@@ -186,7 +206,8 @@ class S3ObjectStore:
 
     async def _delete(self, bucket: str, keys: Sequence[str]) -> int:
         with _named(bucket):
-            answer = await self._s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+            async with _in_time():
+                answer = await self._s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         if failed := answer.get("Errors"):
             raise TryAgain(f"{len(failed)} of {len(keys)} objects in {bucket} could not be deleted ({failed[0].get('Code')})", code="s3_error")
         return len(keys)
@@ -212,6 +233,15 @@ def _check_lease() -> None:
 
 def _too_large(bucket: str, key: str, limit: int) -> GiveUp:
     return GiveUp(f"s3://{bucket}/{key} is larger than {limit} bytes, which nothing of ours is; find out who wrote it", code="object_too_large")
+
+
+def _in_time(size: int = 0) -> asyncio.Timeout:
+    """The whole time of a call: the client's own limits begin anew with each byte that comes."""
+    return asyncio.timeout_at(_deadline(size))
+
+
+def _deadline(size: int) -> float:
+    return asyncio.get_running_loop().time() + PATIENCE + size / LEAST_RATE
 
 
 @contextmanager
