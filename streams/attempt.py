@@ -23,7 +23,7 @@ from streams.step import LeaseLost
 log = structlog.get_logger(__name__)
 
 CRASH_LOOP = 20
-"""After so many lost leases in one round the step itself is suspected of killing its workers."""
+"""After so many leases lost in one round, to deaths, outages or pauses, the step itself is suspected of killing its workers."""
 ASK_TIMEOUT = 60.0
 """Seconds that one look at a job may take."""
 
@@ -118,7 +118,8 @@ class Attempts:
         """What the stage is to be called with, unless calling it seems to kill workers."""
         if step.takeovers >= CRASH_LOOP:
             raise GiveUp(
-                f"{step.takeovers} workers died over {stage.name}; look at their logs, then `tidemill retry {step.run_id}`", code="crash_loop"
+                f"{step.takeovers} workers died over {stage.name}, or lost their leases; look at their logs, then `tidemill retry {step.run_id}`",
+                code="crash_loop",
             )
         return self._pipelines.event(stage.takes, step.input, step.run_id)
 

@@ -186,7 +186,8 @@ begin
         if i -> 'output' is null then return jsonb_build_object('result', 'waiting'); end if;  -- one more look at the job: no news
     else   -- retry
         update steps set state = 'ready', worker = null, due_at = v_due, attempt = attempt + coalesce((i ->> 'cost')::int, 1), output = null, output_type = null,
-            round = round + case when (i ->> 'next_round')::boolean then 1 else 0 end, code = i ->> 'code', error = i ->> 'error',
+            round = round + case when (i ->> 'next_round')::boolean then 1 else 0 end,
+            takeovers = case when (i ->> 'next_round')::boolean then 0 else takeovers end, code = i ->> 'code', error = i ->> 'error',
             waiting_for = i ->> 'waiting_for', job = null, deadline = null, waiting_at = null
         where run_id = v_run_id and stage = v_stage returning * into v_step;
         delete from limit_slots where run_id = v_run_id and stage = v_stage;
