@@ -200,6 +200,9 @@ class Executor:
             if context.effects:  # what was answered is recorded; no fence refuses that
                 await self._commit(step, pipeline, {"outcome": "released"}, context)
             raise
+        except asyncio.CancelledError:  # at the end of a drain; later, with the outcome, the answers are on their way to the ledger
+            await self._give_back(step, context)
+            return None
         finally:
             current.reset(token)
         metrics.stage_seconds.labels(step.pipeline, step.stage, item["outcome"]).observe(asyncio.get_running_loop().time() - started)
@@ -300,10 +303,11 @@ class Executor:
             return step.following(following["stage"], item, *answer["begun"])
         return Leased.load(answer["step"]) if answer.get("step") else None
 
-    async def _give_back(self, step: Leased) -> None:
+    async def _give_back(self, step: Leased, context: Step | None = None) -> None:
+        """Let others go on with the step; what was answered in `context` is recorded."""
         try:
             async with asyncio.timeout(3):
-                await self._commit(step, self._pipelines.by_name.get(step.pipeline), {"outcome": "released"}, None)
+                await self._commit(step, self._pipelines.by_name.get(step.pipeline), {"outcome": "released"}, context)
         except (TimeoutError, Stopped, ItemRefused):
             log.warning("a step could not be given back; its lease will run out", run=str(step.run_id), stage=step.stage)
 

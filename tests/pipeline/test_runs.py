@@ -3,17 +3,19 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from schemas.cloudevents import decode
 from schemas.context import Origin
+from schemas.training import TrainingRequested, TrainingValidated
 from streams import names
-from streams.stage import GiveUp, Pipeline, TryAgain
+from streams.stage import GiveUp, Pipeline, TryAgain, stage
+from streams.step import Effect, current
 from tests.pipeline.test_batches import add
-from tests.pipeline.toy import TOY, Neighbours, train, validate
+from tests.pipeline.toy import RETRY, TOY, Neighbours, train, validate
 from tests.travel import CLUSTER, Travel, travelling
 
 ALL = ["validate", "train", "index", "deploy", "warm"]
@@ -304,3 +306,26 @@ async def test_a_bad_record_is_one_dead_letter_and_another_in_its_place_on_a_new
     assert [row["value"] for row in buried] == [b"no JSON", b"nor this", b"nor that"]
     await travel.see("select 1 where not exists (select 1 from outbox)")
     assert {record.value for record in travel.road.log["dead.letters"]} == {b"no JSON", b"nor this", b"nor that"}
+
+
+@stage(retry=RETRY)
+async def heard(event: TrainingRequested, use: Neighbours) -> TrainingValidated:
+    """Hear an answer, then wait for ever for another."""
+    step = current.get()
+    assert step is not None
+    step.effects.append(Effect(step.key, "POST /api/v1/heard", 202, bytes(32), bytes(32), {"job_id": "job-1"}, datetime.now(UTC)))
+    use.call("heard")
+    await asyncio.Event().wait()
+    raise AssertionError("nobody tells more")
+
+
+async def test_a_step_that_is_cut_off_at_the_end_of_a_drain_is_given_back_with_the_answers_it_heard(ledger_dsn: str) -> None:
+    pipeline = Pipeline("training", (heard,), version="1")
+    async with travelling(Travel(ledger_dsn, (pipeline,), Neighbours())) as travel:
+        travel.request()
+        await travel.until(lambda _: use(travel).calls)
+        await travel.runtime.executor.drain(0.1)
+        assert await travel.rows("select state, worker, attempt from steps") == [{"state": "ready", "worker": None, "attempt": 1}]
+        [(_, key)] = use(travel).calls
+        answers = await travel.rows("select key, command, status, reply from effects")
+        assert answers == [{"key": key, "command": "POST /api/v1/heard", "status": 202, "reply": '{"job_id": "job-1"}'}]
