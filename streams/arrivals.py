@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from streams.hold import hold
 from streams.ledger.connection import Connection
 from streams.ledger.ledger import Ledger
 from streams.pipelines import Pipelines
@@ -137,6 +138,8 @@ class Arrivals:
         tenant, now = facts["tenant_id"], self._ledger.clock.now()
         decision = decide(facts, found, bounds_of(facts["own"], self._settings), now)
         run = None
+        if decision.code == "asked" and (held := await hold(self._connection.fetch, self._pipelines.settings.runtime.outbox_max)):
+            decision = Decision("refused", f"{held.code}: {held.sentence}")
         if decision.code == "asked":
             key = f"arrival:{found.fingerprint[:32]}:{facts['newest_run']}"
             answer = await request_run(

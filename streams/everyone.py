@@ -1,5 +1,6 @@
 """Requests for many tenants at once: recorded as one expansion, which turns into one request a tenant; never a silent default tenant."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ from schemas.cloudevents import body_hash
 from schemas.event import Event
 from schemas.tenant import ALL_TENANTS
 from streams import names
-from streams.expand import ANYBODY, cause_of, expand
+from streams.expand import ANYBODY, IDLE, cause_of, expand, gate
 from streams.items import expansion_item
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
@@ -81,8 +82,12 @@ async def request_all(
 
 
 async def carry_on(ledger: Ledger, pipelines: Pipelines, key: str) -> None:
-    """Expand it here, beside the workers, until it is done."""
+    """Expand it here, beside the workers, until it is done; while nothing may be asked for, wait as they do."""
+    door = gate(pipelines)
     while (row := await _row(ledger, key)) is not None and row["done_at"] is None:
+        if await door.shut(ledger.calls.fetch):
+            await asyncio.sleep(IDLE)
+            continue
         await expand(pipelines, ledger, row, publishes=False)
     await wake(ledger)
 

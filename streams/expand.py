@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
 from schemas.event import Event
+from streams.hold import Gate
 from streams.inbox import Inbox
 from streams.items import request_item
 from streams.ledger.connection import is_conflict, is_outage
@@ -30,6 +31,7 @@ class Expander:
 
     def __init__(self, pipelines: Pipelines, ledger: Ledger, inbox: Inbox) -> None:
         self._pipelines, self._ledger, self._inbox = pipelines, ledger, inbox
+        self._gate = gate(pipelines)
         self._unfit: list[UUID] = []
         """Those that this worker cannot carry on: it lacks their pipeline, or knows another form of the event. They are left to others."""
 
@@ -45,8 +47,10 @@ class Expander:
             await asyncio.sleep(IDLE)
 
     async def step(self) -> bool:
-        """One chunk of the oldest open expansion; False when there is none."""
+        """One chunk of the oldest open expansion; False when there is none, or none may go on now."""
         rows = await self._ledger.calls.fetch(_OPEN, self._unfit)
+        if rows and await self._gate.shut(self._ledger.calls.fetch):
+            return False
         for row in rows:
             try:
                 _event(self._pipelines, row, ANYBODY)
@@ -61,7 +65,7 @@ class Expander:
 
 
 async def expand(pipelines: Pipelines, ledger: Ledger, row: Any, *, publishes: bool) -> list[Answer]:
-    """One chunk of an expansion: what became of its requests; nothing when somebody else was there before.
+    """One chunk of an expansion: what became of its requests; nothing when somebody else was there before, or the ledger was set back.
 
     `publishes`: whether the caller sends what they put into the outbox; else the next sweep of a worker takes it.
     """
@@ -69,6 +73,11 @@ async def expand(pipelines: Pipelines, ledger: Ledger, row: Any, *, publishes: b
     items = [_request(pipelines, row, tenant) | {"abandoned": not publishes} for tenant in tenants]
     last, done = tenants[-1] if tenants else row["after"], len(tenants) < CHUNK
     return await ledger.expand(row["event_key"], row["after"], last, items, done=done)
+
+
+def gate(pipelines: Pipelines) -> Gate:
+    """Shut while no chunk may be asked for."""
+    return Gate("requests for many tenants", pipelines.settings.runtime.outbox_max)
 
 
 def cause_of(event_id: UUID, tenant: str) -> UUID:

@@ -18,6 +18,7 @@ from schemas.cloudevents import body_hash
 from schemas.context import NAMESPACE
 from streams.calmly import calmly
 from streams.faultpoints import point
+from streams.hold import Gate
 from streams.items import request_item
 from streams.ledger.accepted import accepted, asked
 from streams.ledger.connection import Connection, is_conflict, is_outage
@@ -50,6 +51,7 @@ class Timers:
     ) -> None:
         """`publish` takes durable rows of the outbox; `begin` is told that there are runs to begin."""
         self._pipelines, self._connection, self._clock, self._publish, self._begin = pipelines, connection, clock, publish, begin
+        self._gate = Gate("schedules", pipelines.settings.runtime.outbox_max)
         self._behind_since: float | None = None
         self._later: list[Callable[[], Row]] = []
         self._woken = asyncio.Event()
@@ -87,6 +89,8 @@ class Timers:
         now = self._clock.now()
         async with self._connection.transaction() as raw:
             rows = await raw.fetch("select * from due_schedules($1, $2)", now, SCHEDULES)
+            if rows and await self._gate.shut(raw.fetch):
+                return 0
             if sum([await make_slots(raw, row, now) for row in rows]) > SLOTS:
                 await raw.execute("select pg_notify($1, '')", WAKE_CHANNEL)
         return len(rows)
@@ -102,6 +106,8 @@ class Timers:
         now = self._clock.now()
         async with self._connection.transaction() as raw:
             due = await raw.fetch("select * from due_slots($1, $2)", now, SLOTS)
+            if due and await self._gate.shut(raw.fetch):
+                due = []
             if due:
                 point("slot.firing")
             if held := [_key(row) for row in due if row["paused"]]:

@@ -54,7 +54,7 @@ async def _examine(settings: "Settings") -> list[Finding]:
     findings.append(_agents(settings))
     if "ledger" in there:
         async with reading(settings) as reader:
-            findings += await _work(reader)
+            findings += await _work(reader, settings)
     return findings
 
 
@@ -103,7 +103,7 @@ def _agents(settings: "Settings") -> Finding:
     return Finding("pipelines", "ok", ", ".join(f"{each.name} {each.version} ({len(each.stages)} stages)" for each in carried.all))
 
 
-async def _work(reader: "Reader") -> list[Finding]:
+async def _work(reader: "Reader", settings: "Settings") -> list[Finding]:
     """Who works, and what is left undone."""
     workers, left, swept = await reader.workers(), await reader.backlog(), await reader.sweep()
     alive = [each for each in workers if each.alive]
@@ -112,12 +112,14 @@ async def _work(reader: "Reader") -> list[Finding]:
     said += f", without a sign of life: slot {', '.join(str(each.slot) for each in lost)}" if lost else ""
     old = left.outbox_age is not None and left.outbox_age > OLD
     late = f", the oldest for {out.seconds(left.outbox_age)}" if left.outbox_age else ""
+    held = await reader.hold(settings.runtime.outbox_max)
+    late += f"; schedules hold and requests are refused ({held.code}: {held.sentence})" if held else ""
     return [
         _judge("workers", not alive, said if alive else f"none is alive, so nothing moves; start `tidemill worker` ({said})"),
         _judge("gaps", left.gaps > 0, f"{left.gaps} offset ranges not accounted for" if left.gaps else "every offset is accounted for"),
         _judge("dead letters", left.dead_letters > 0, f"{left.dead_letters} open; `tidemill dead list`" if left.dead_letters else "none open"),
         _judge("incidents", left.incidents > 0, f"{left.incidents} open; `tidemill incidents`" if left.incidents else "none open"),
-        _judge("outbox", old, f"{left.outbox} events wait to be published{late}"),
+        _judge("outbox", old or held is not None, f"{left.outbox} events wait to be published{late}"),
         _judge("unpublishable", left.unpublishable > 0, f"{left.unpublishable} events were refused by Kafka for good"),
         _judge("steps", False, f"{left.steps_due} due and not yet claimed"),
         _judge("index folders", False, _swept(swept)),

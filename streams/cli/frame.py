@@ -112,6 +112,12 @@ async def acting(settings: "Settings") -> AsyncIterator[Door]:
             await ledger.stop()
 
 
+async def unless_held(door: Door) -> None:
+    """What the API answers with 503 ends the command too: too much waits for Kafka."""
+    if held := await door.reader.hold(door.pipelines.settings.runtime.outbox_max):
+        raise CliError(held.code, held.sentence)
+
+
 def load_pipelines(settings: "Settings") -> "Pipelines":
     """The pipelines of the setting; whatever keeps them from being imported is named."""
     from streams.pipelines import Pipelines

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from streams.cli import out
-from streams.cli.frame import Door, Json, act, in_time, me, reading, settings
+from streams.cli.frame import Door, Json, act, in_time, me, reading, settings, unless_held
 from streams.cli.frame import run as run_async
 from streams.cli.quality_limits import amount, checks, set_
 from streams.cli.refusal import FAILED, USAGE, CliError, accepted
@@ -205,6 +205,7 @@ async def _ask(door: Door, tenant: str | None) -> "list[Answer]":
     from streams.everyone import asked, carry_on, request_all
     from streams.requests import request_run
 
+    await unless_held(door)
     if tenant is not None:
         answer = accepted(await in_time(request_run(door.ledger, door.pipelines, tenant_id=tenant, pipeline="quality", source="cli")))
         return [{"tenant_id": tenant, "run_id": answer["run_id"], "result": answer["result"]}]

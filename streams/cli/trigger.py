@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import out
-from streams.cli.frame import Door, Json, act, in_time
+from streams.cli.frame import Door, Json, act, in_time, unless_held
 from streams.cli.refusal import USAGE, CliError, accepted
 from streams.cli.wait import follow
 
@@ -67,6 +67,7 @@ async def _ask_all(
         accepted(chosen)
     if dry_run:
         return [{"tenant_id": each} for each in await in_time(meant(door.ledger, chosen))]
+    await unless_held(door)
     answer = accepted(
         await in_time(
             request_all(door.ledger, door.pipelines, pipeline=pipeline, chosen=chosen, request_key=key, config=config, reason=reason, source="cli")
@@ -79,6 +80,7 @@ async def _ask_all(
 async def _ask(door: Door, tenant: str, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str) -> "Answer":
     from streams.requests import request_run
 
+    await unless_held(door)
     asked = request_run(door.ledger, door.pipelines, tenant_id=tenant, pipeline=pipeline, request_key=key, config=config, reason=reason, source="cli")
     return {"tenant_id": tenant} | accepted(await in_time(asked))
 

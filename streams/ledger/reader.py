@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from streams.clock import Clock
+from streams.hold import Hold, hold
 from streams.ledger.connection import Connection
 from streams.ledger.queries import queries
 from streams.ledger.rows import (
@@ -159,6 +160,10 @@ class Reader:
     async def set_back(self) -> str | None:
         """Why nothing may change now, in a sentence: the ledger was lost or set back; as a rule None."""
         return next((row["reason"] for row in await self._fetch("set_back")), None)
+
+    async def hold(self, most: int) -> Hold | None:
+        """Why nothing new may be asked for, with at most so many events waiting for Kafka; as a rule None."""
+        return await hold(self._connection.fetch, most)
 
     async def sweep(self) -> Sweep:
         return (await self._all(Sweep, "sweep"))[0]

@@ -97,9 +97,8 @@ def answer(said: Answer) -> JSONResponse:
 
 async def refuse_above_the_limit(use: Parts) -> None:
     """503 while too much waits for Kafka."""
-    waiting, most = (await use.reader.backlog()).outbox, use.pipelines.settings.runtime.outbox_max
-    if waiting > most:
-        raise Problem(503, "outbox_full", f"{waiting} events wait to be published, more than the {most} allowed; look at Kafka, then ask again")
+    if held := await use.reader.hold(use.pipelines.settings.runtime.outbox_max):
+        raise Problem(503, held.code, held.sentence)
 
 
 async def in_time(asked: Awaitable[Answer]) -> Answer:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from agents import PIPELINES
 from streams.clock import Clock
+from streams.hold import Hold
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.reader import NotFound, Reader
 from streams.ledger.rows import Backlog, Cause, DeadLetter, Effect, Happening, ModelVersion, Run, RunDetail, Step, Sweep, Tenant, WorkerSeen
@@ -101,6 +102,10 @@ class FakeReader:
     async def backlog(self) -> Backlog:
         self._ask()
         return Backlog(self.outbox, 2.5, 0, len(self.letters), 0, 0, 0)
+
+    async def hold(self, most: int) -> Hold | None:
+        self._ask()
+        return Hold("outbox_full", "look at Kafka") if self.outbox > most else None
 
     async def set_back(self) -> str | None:
         return None

@@ -336,14 +336,20 @@ create function chosen_tenants(p_chosen jsonb, p_after text, p_most integer) ret
 $$;
 
 -- advance_expansion(key, after, last tenant, done, requests, now): one chunk: its requests and the place reached, together or not at all;
--- nothing when another worker was there before.
+-- nothing when another worker was there before, or when the ledger was set back: then the chunk is for later.
 create function advance_expansion(p_key uuid, p_after text, p_last text, p_done boolean, p_items jsonb, p_now timestamptz) returns setof jsonb language plpgsql as $$
+declare v_answers jsonb[];
 begin
+    if exists (select 1 from reconciling) then return; end if;
     update expansions set after = p_last, tenants = tenants + jsonb_array_length(p_items), done_at = case when p_done then p_now end
     where event_key = p_key and after = p_after and done_at is null;
-    if found then
-        return query select receive(p_items, '[]', p_now);
+    if not found then return; end if;
+    select array_agg(a) into v_answers from receive(p_items, '[]', p_now) a;
+    if exists (select 1 from unnest(v_answers) a where a ->> 'code' = 'reconciling') then   -- it was set back since the first look
+        raise exception using errcode = 'TM001', message = 'the ledger was set back';
     end if;
+    return query select unnest(v_answers);
+exception when sqlstate 'TM001' then return;
 end $$;
 
 -- commit_steps(items, now): one batch of outcomes.

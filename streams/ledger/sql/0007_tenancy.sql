@@ -178,6 +178,7 @@ begin
             and case p_items -> (k - 1) ->> 'overlap' when 'skip' then h.active_run is not null when 'queue' then h.pending_run is not null end);
         n := k;
         answer := accept_request(p_items -> (k - 1), p_now);
+        continue when answer ->> 'code' = 'reconciling';   -- the ledger was set back since the timers looked: nothing of it is settled before it is adopted
         v_states[k] := case when answer ->> 'result' = 'refused' then 'skipped' else 'fired' end;
         v_reasons[k] := case when answer ->> 'result' = 'refused' then 'refused: ' || (answer ->> 'code') else answer ->> 'result' end;
         v_runs[k] := (answer ->> 'run_id')::uuid;

@@ -1,6 +1,16 @@
 -- The way in: one batch of what came from Kafka, the API, the CLI and timers. What most requests are (a known, active tenant, nothing of its pipeline
 -- open, no quota) is accepted in one statement; the rest goes to accept_request, to the same rows and journal entries.
 
+-- hold(most): why nothing new may be asked for now, as code and sentence; as a rule no row. Ids of the outbox are given in order: as long as its first and its
+-- last are no further apart than `most`, it cannot hold more, and nothing is counted.
+create function hold(p_most bigint) returns table (code text, sentence text) language plpgsql stable as $$
+begin
+    return query select 'reconciling', r.reason from reconciling r;
+    if not found and (select max(id) - min(id) from outbox) >= p_most and exists (select from outbox offset p_most limit 1) then
+        return query select 'outbox_full', format('more than %s events wait to be published; look at Kafka, then ask again', p_most);
+    end if;
+end $$;
+
 -- accept_usual(requests with their place n, now, tell): as accept_request, for the first of each tenant. Gives for each that was carried out its n, the
 -- tenant's journal number and the outbox ids of the request and of run.accepted; `tell`: and the whole answer, for whoever does not have it at hand.
 -- Plans are pinned to index look-ups, as in hand_over; all there is to know of a request stands in `u`, and what follows only writes it down.
