@@ -12,6 +12,7 @@ import typer
 from streams.cli import out
 from streams.cli.frame import Door, Json, act, ask, in_time, me
 from streams.cli.refusal import USAGE, CliError, accepted
+from streams.cli.runs import Tenant
 
 if TYPE_CHECKING:
     from streams.ledger.ledger import Answer
@@ -38,12 +39,16 @@ class Overlap(StrEnum):
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List schedules with their next and last due times.
+def list_(
+    tenant: Tenant = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, those for everybody first.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """List schedules with their next and last due times; with --tenant its own.
 
-    Example: tidemill schedules list
+    Example: tidemill schedules list --tenant acme
     """
-    found = ask(lambda reader: reader.schedules())
+    found = ask(lambda reader: reader.schedules(tenant=tenant, limit=limit))
     columns = ("name", "pipeline", "tenant", "cron", "zone", "state", "next due (UTC)", "last due (UTC)", "missed", "overlap", "jitter", "revision")
     out.show(found, as_json, lambda: out.table(columns, map(_row, found)))
 

@@ -117,15 +117,20 @@ select state, count(*) as runs from runs where ($1::text is null or pipeline = $
 -- schema(): whether the ledger's tables are there.
 select to_regclass('clock') is not null as there;
 
--- schedules(name): all schedules, or the one of this name.
+-- schedules(name, tenant, limit): all schedules, those for everybody first; or the one of this name, or a tenant's own.
 select s.schedule_id, s.name, s.pipeline, s.tenant_id, s.cron, s.zone, s.jitter, s.missed, s.catch_up, s.overlap, s.starts_at, s.ends_at, s.paused,
        s.request, s.next_due, s.revision, s.changed_by, s.changed_at, (select max(due) from slots where slots.schedule_id = s.schedule_id) as last_due
-from schedules s
-where $1::text is null or s.name = $1
-order by s.name;
+from (select * from schedules where ($1::text is null or name = $1) and ($2::text is null or tenant_id = $2)
+      order by tenant_id is not null, name limit $3) s
+order by s.tenant_id is not null, s.name;
 
--- slots(schedule, limit): the newest slots of a schedule.
-select due, tenant_id, fire_at, state, reason, run_id, fired_at from slots where schedule_id = $1 order by due desc, tenant_id limit $2;
+-- schedule_count(tenant): how many schedules there are; or a tenant's own.
+select count(*) from schedules where $1::text is null or tenant_id = $1;
+
+-- slots(schedules, limit): the newest slots of each of some schedules.
+select l.* from unnest($1::uuid[]) s(schedule_id) cross join lateral (
+    select schedule_id, due, tenant_id, fire_at, state, reason, run_id, fired_at from slots where schedule_id = s.schedule_id order by due desc, tenant_id limit $2
+) l order by l.schedule_id, l.due desc, l.tenant_id;
 
 -- schedule_changes(name, limit): who changed a schedule of this name, those that were deleted included, newest first.
 select revision, what, changed_by, changed_at, rule from schedule_changes where name = $1 order by changed_at desc, revision desc limit $2;
@@ -164,11 +169,20 @@ left join lateral (select * from pauses where ended_at is null and (tenant_id is
     and (pipeline is null or pipeline = r.pipeline) order by since limit 1) p on true
 where r.run_id = $1;
 
--- covering(tenant): the schedules that ask for a tenant's runs, each with its next time for it and what became of the last.
+-- covering(tenant): the schedules that ask for a tenant's runs, each with its next time for it and what became of the last. Slots lie in the order of their
+-- due times: these are gone through from the newest on, a look-up each, a thousand at most, until one has a slot of this tenant.
 select s.name, s.pipeline, s.paused, s.next_due + s.jitter * place($1) as next_fire, l.due as last_due, l.state as last_state, l.reason as last_reason,
        l.run_id as last_run
 from schedules s
-left join lateral (select * from slots where schedule_id = s.schedule_id and tenant_id = $1 order by due desc limit 1) l on true
+left join lateral (
+    with recursive dues as (
+        select (select max(due) from slots where schedule_id = s.schedule_id) as due, 1 as n
+        union all
+        select (select max(due) from slots where schedule_id = s.schedule_id and due < d.due), n + 1 from dues d
+        where n < 1000 and d.due is not null and not exists (select 1 from slots where schedule_id = s.schedule_id and due = d.due and tenant_id = $1)
+    )
+    select o.* from dues d join slots o on o.schedule_id = s.schedule_id and o.due = d.due and o.tenant_id = $1 limit 1
+) l on true
 where s.tenant_id = $1 or s.tenant_id is null and not exists (select 1 from schedules o where o.pipeline = s.pipeline and o.tenant_id = $1)
 order by s.pipeline, s.name;
 

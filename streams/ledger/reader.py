@@ -1,5 +1,6 @@
 """The reading side of the ledger: every question that CLI, API and pages ask, over one connection; nothing here changes a row."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -172,18 +173,30 @@ class Reader:
         """How many runs are in each state."""
         return {row["state"]: row["runs"] for row in await self._fetch("run_counts", pipeline)}
 
-    async def schedules(self) -> list[Schedule]:
-        return await self._all(Schedule, "schedules", None)
+    async def schedules(self, *, tenant: str | None = None, limit: int = 1000) -> list[Schedule]:
+        """Those for everybody first, then by name; or a tenant's own."""
+        return await self._all(Schedule, "schedules", None, tenant, limit)
+
+    async def schedule_count(self, tenant: str | None = None) -> int:
+        return int((await self._fetch("schedule_count", tenant))[0][0])
 
     async def schedule(self, name: str) -> Schedule:
-        found = await self._all(Schedule, "schedules", name)
+        found = await self._all(Schedule, "schedules", name, None, 1)
         if not found:
             raise _unknown("schedule", name, "tidemill schedules list")
         return found[0]
 
     async def slots(self, schedule_id: UUID, limit: int = 50) -> list[Slot]:
         """What became of a schedule's last due times."""
-        return await self._all(Slot, "slots", schedule_id, limit)
+        return (await self.slots_of([schedule_id], limit))[schedule_id]
+
+    async def slots_of(self, schedule_ids: Sequence[UUID], limit: int) -> dict[UUID, list[Slot]]:
+        """The same for many schedules at once."""
+        found: dict[UUID, list[Slot]] = {each: [] for each in schedule_ids}
+        for row in await self._fetch("slots", list(schedule_ids), limit):
+            facts = dict(row)
+            found[facts.pop("schedule_id")].append(Slot(**facts))
+        return found
 
     async def schedule_changes(self, name: str, limit: int = 50) -> list[ScheduleChange]:
         return await self._all(ScheduleChange, "schedule_changes", name, limit)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Query
 from starlette.responses import HTMLResponse, JSONResponse
 
+from schemas.tenant import TenantId, is_tenant_id
 from streams import schedules as door
 from streams.ledger.rows import Schedule
 from streams.schedule import BadSchedule, Fire, preview
@@ -17,13 +18,15 @@ from streams.web.templating import page
 router = APIRouter(tags=["api"])
 Name = Annotated[str, Path(max_length=63)]
 Count = Annotated[int, Query(ge=1, le=1000)]
+SHOWN = 100
+"""Schedules on one page, each with its times and slots; the API gives more."""
 _API = "/api/v1/schedules"
 
 
 @router.get(_API)
-async def schedules(use: Use) -> list[Schedule]:
-    """All schedules."""
-    return await use.reader.schedules()
+async def schedules(use: Use, tenant: TenantId | None = None, limit: Count = 1000) -> list[Schedule]:
+    """All schedules, those for everybody first; or a tenant's own."""
+    return await use.reader.schedules(tenant=tenant, limit=limit)
 
 
 @router.get(f"{_API}/{{name}}")
@@ -76,11 +79,21 @@ async def history(use: Use, name: Name, limit: Count = 50) -> dict[str, Any]:
 
 
 @router.get("/schedules", include_in_schema=False)
-async def shown(use: Use) -> HTMLResponse:
-    """All schedules with their next fires and their last slots."""
-    now = use.ledger.clock.now()
-    cards = [(each, _fires(each, now), await use.reader.slots(each.schedule_id, 10)) for each in await use.reader.schedules()]
-    return page("schedules.html", cards=cards, pauses=await use.reader.pauses(), backfills=await use.reader.backfills(limit=20), now=now)
+async def shown(use: Use, tenant: str = "", limit: Annotated[int, Query(ge=1, le=SHOWN)] = 20) -> HTMLResponse:
+    """Schedules with their next fires and their last slots; of many the first, or a tenant's own."""
+    now, tenant = use.ledger.clock.now(), tenant.strip().lower()
+    fits, wanted = not tenant or is_tenant_id(tenant), tenant or None
+    found = await use.reader.schedules(tenant=wanted, limit=limit) if fits else []
+    slots = await use.reader.slots_of([each.schedule_id for each in found], 10)
+    return page(
+        "schedules.html",
+        cards=[(each, _fires(each, now), slots[each.schedule_id]) for each in found],
+        there=await use.reader.schedule_count(wanted) if len(found) == limit else len(found),
+        tenant=tenant,
+        pauses=await use.reader.pauses(),
+        backfills=await use.reader.backfills(limit=20),
+        now=now,
+    )
 
 
 def _fires(found: Schedule, now: Any) -> list[Fire]:

@@ -1,13 +1,16 @@
 """What people do with schedules: make, change, pause, resume, end them, while workers run."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from pydantic import ValidationError
 
+from streams.ledger.queries import queries
 from streams.schedules import Changes, delete_schedule, pause_schedule, resume_schedule, set_schedule
 from streams.stage import GiveUp
 from tests.pipeline.test_batches import add
@@ -141,3 +144,54 @@ async def test_the_api_and_the_page_show_next_fires_and_last_slots(travel: Trave
         assert all(word in text for word in ("daily", "*/5 * * * *", "fired", "Fires next", f"{path}/pause"))
         assert (await web.delete(path)).json()["result"] == "deleted"
         assert (await web.get(path)).json()["code"] == "unknown_schedule"
+
+
+async def test_of_many_schedules_the_page_shows_the_first_and_says_how_many_it_does_not(travel: Travel) -> None:
+    await travel.rows("insert into tenants (tenant_id) select 't-' || n from generate_series(1, 30) n returning 1")
+    sql = "insert into schedules (name, pipeline, tenant_id, cron) select 'a-' || t, 'training', t, '0 2 * * *' from unnest($1::text[]) t returning 1"
+    await travel.rows(sql, [f"t-{n}" for n in range(1, 31)])
+    await put(travel, "z-everybody", **DAILY)
+    html = {"Accept": "text/html"}
+    async with web_of(travel) as web:
+        text = (await web.get("/schedules", headers=html)).text
+        assert (text.count("<section>"), "11 more are not shown" in text) == (20, True)
+        assert text.index("z-everybody") < text.index("a-t-1")
+        assert "1 more is not shown" in (await web.get("/schedules?limit=30", headers=html)).text
+        own = (await web.get("/schedules?tenant=T-7", headers=html)).text
+        assert (own.count("<section>"), "a-t-7" in own, "not shown" in own) == (1, True, False)
+        assert "tenant&#39;s own" not in own
+        assert "Show all" in (await web.get("/schedules?tenant=no%20id", headers=html)).text
+        assert [each["name"] for each in (await web.get("/api/v1/schedules?limit=2")).json()] == ["z-everybody", "a-t-1"]
+        assert [each["name"] for each in (await web.get("/api/v1/schedules?tenant=t-7")).json()] == ["a-t-7"]
+
+
+async def test_the_newest_slots_are_read_without_the_others(travel: Travel) -> None:
+    await add(travel, "t-3", "new")
+    await put(travel, **DAILY)
+    await travel.rows(
+        "insert into slots (schedule_id, tenant_id, due, fire_at, state) "
+        "select s.schedule_id, 't-' || t, now() - d * interval '1 day', now(), 'fired' "
+        "from schedules s, generate_series(1, 200) d, generate_series(1, 50) t where d > 10 or t <> 3 returning 1"
+    )
+    [row] = await travel.rows("select schedule_id from schedules")
+    raw = await asyncpg.connect(travel.dsn)
+    await raw.execute("analyze slots")
+    asked = {
+        "schedules": (None, None, 10),
+        "slots": ([row["schedule_id"]], 10),
+        "covering": ("t-3",),
+    }
+    for name, args in asked.items():
+        plan = json.loads(await raw.fetchval(f"explain (analyze, format json) {queries()[name]}", *args))
+        assert most_rows(plan[0]["Plan"]) < 200, name
+    [of_t3] = await raw.fetch(queries()["covering"], "t-3")
+    [of_new] = await raw.fetch(queries()["covering"], "new")
+    await raw.close()
+    assert (of_t3["last_state"], of_new["last_state"]) == ("fired", None)
+    assert timedelta(days=11) <= travel.clock.now() - of_t3["last_due"] < timedelta(days=12)
+
+
+def most_rows(node: dict[str, Any]) -> float:
+    """What the plan's busiest node read."""
+    read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return max([read * node["Actual Loops"], *map(most_rows, node.get("Plans", []))])
