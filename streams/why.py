@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 SHOWN = 5
 """Holders of a limit that are named."""
+_WINDOWS = (("burst", timedelta(minutes=1), "a minute"), ("per_hour", timedelta(hours=1), "an hour"))
+"""Quotas of runs begun: setting, how long each counts, and its name."""
 
 
 class Reason(NamedTuple):
@@ -97,7 +99,7 @@ def _place(facts: Mapping[str, Any], limits: Mapping[str, int], now: datetime) -
         return Reason("limit", f"waits at {stage} for one of the {most} places of {name}, all held ({named}); {facts['ahead']} steps go before it")
     if (bound := quota.get("concurrent")) and facts["in_hand"] >= bound:
         return Reason("quota", f"waits at {stage}: the tenant has {facts['in_hand']} of the {bound} steps in hand that its quota allows at a time")
-    for name, window, words in (("burst", timedelta(minutes=1), "a minute"), ("per_hour", timedelta(hours=1), "an hour")):
+    for name, window, words in _WINDOWS if facts["first"] else ():  # a run that has begun is bound by none
         begun = [at for at in facts["begun_at"] or [] if at > now - window]
         if (bound := quota.get(name)) and len(begun) >= bound:
             free = _span(begun[len(begun) - bound] + window, now)

@@ -147,7 +147,7 @@ select labels, settings from tenants where tenant_id = $1;
 select r.run_id, r.tenant_id, r.pipeline, r.state, r.stage, r.code, r.reason, r.finished_at, r.requested_at, t.status, clock_timestamp() + c.ahead as now,
        s.state as step_state, s.attempt, s.round, s.due_at, s.deadline, s.limit_name, s.waiting_for, s.code as step_code, s.job ->> 'job_id' as job_id, s.turn,
        s.class, s.ready_at, w.slot, extract(epoch from w.lease_until - clock_timestamp())::float8 as lease, t.settings -> 'dispatch' as dispatch,
-       case when r.state = 'pending' then h.active_run end as active_run, p.pipeline as pause_pipeline, p.tenant_id as pause_tenant, p.reason as pause_reason,
+       s.started_at is null and s.input_id = r.request_id as first, case when r.state = 'pending' then h.active_run end as active_run, p.pipeline as pause_pipeline, p.tenant_id as pause_tenant, p.reason as pause_reason,
        p.paused_by, p.since as paused_since,
        (select count(*) from steps q where q.worker is null and q.state = 'ready' and q.due_at <= clock_timestamp() + c.ahead
           and (q.class, q.turn) < (s.class, s.turn)) as ahead,

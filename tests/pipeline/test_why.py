@@ -26,11 +26,11 @@ async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
         yield travel
 
 
-async def ask(travel: Travel, tenant: str = "acme") -> Reason:
+async def ask(travel: Travel, tenant: str = "acme", limits: dict[str, int] | None = None) -> Reason:
     connection = Connection(travel.dsn)
     try:
         run = [run for run in await travel.runs() if run["tenant_id"] == tenant][-1]
-        return reason(await Reader(connection).why(run["run_id"]), travel.runtime.pipelines.limits)
+        return reason(await Reader(connection).why(run["run_id"]), travel.runtime.pipelines.limits if limits is None else limits)
     finally:
         await connection.close()
 
@@ -94,6 +94,17 @@ async def test_a_quota_with_its_numbers(travel: Travel) -> None:
     assert re.fullmatch(r"the next may begin in (59 min|1 h).*", next_one)
     travel.clock.ahead = timedelta(hours=1, minutes=1)
     await travel.over(2)
+
+
+async def test_a_quota_of_runs_begun_is_nothing_that_a_run_which_has_begun_waits_for(travel: Travel) -> None:
+    travel.request("globex")
+    await travel.see("select 1 from steps where state = 'waiting'")
+    await change_tenant(travel.ledger, "acme", name=None, owner=None, labels={}, settings={"dispatch.per_hour": 1, "dispatch.burst": 1}, by="ann")
+    travel.request("acme")
+    await travel.see("select 1 from steps where tenant_id = 'acme' and stage = 'train'")
+    said = await ask(travel, limits={})
+    assert said.waits_for == "turn"
+    assert said.sentence.startswith("is ready for train since")
 
 
 async def test_the_end_of_a_run(travel: Travel) -> None:
