@@ -54,7 +54,7 @@ def rules(settings: AbsenceSettings) -> list[dict[str, Any]]:
     waited = (
         ("absence.training", "training_within", "training", "good"),
         ("absence.tick", "tick_within", "quality", "any"),
-        ("absence.run", "run_within", "training", "open"),
+        ("absence.run", "run_within", None, "open"),  # of every pipeline
     )
     names = ("check", "name", "pipeline", "kind")
     return [dict(zip(names, each, strict=True)) | {"within": _seconds(settings, each[1])} for each in waited]

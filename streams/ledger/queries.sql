@@ -183,7 +183,7 @@ left join lateral (
     )
     select o.* from dues d join slots o on o.schedule_id = s.schedule_id and o.due = d.due and o.tenant_id = $1 limit 1
 ) l on true
-where s.tenant_id = $1 or s.tenant_id is null and not exists (select 1 from schedules o where o.pipeline = s.pipeline and o.tenant_id = $1)
+where covers(s, $1)
 order by s.pipeline, s.name;
 
 -- arrival(tenant): what the last look at its files found, and why a training was or was not asked for.

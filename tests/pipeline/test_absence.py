@@ -115,6 +115,42 @@ async def test_a_run_that_is_not_over_within_its_time_is_told_with_its_id(watch:
     assert "is over: succeeded" in watch.said("resolved")["message"]
 
 
+async def test_a_run_of_any_pipeline_is_watched_whichever_other_is_paused(watch: Watch) -> None:
+    await watch.tenant("acme", training_within="off", tick_within="off")
+    ledger, pipelines = watch.travel.ledger, watch.travel.runtime.pipelines
+    await watch.travel.rows(
+        "insert into runs (run_id, tenant_id, pipeline, pipeline_version, state, request, request_id, causes, version, requested_at)"
+        " values (gen_random_uuid(), 'acme', 'quality', '1', 'running', '{}', gen_random_uuid(), 1, 1, $1)",
+        watch.travel.clock.now(),
+    )
+    await pause(ledger, pipelines, pipeline="training", tenant_id=None, reason="", by="test")
+    assert await watch.look(9 * HOUR) == [("acme", "absence.run", "opened")]
+    await resume(ledger, pipelines, pipeline="training", tenant_id=None, reason="", by="test")
+    assert await watch.look() == []
+    await pause(ledger, pipelines, pipeline="quality", tenant_id=None, reason="", by="test")
+    assert await watch.look() == [("acme", "absence.run", "resolved")]
+    assert "nothing is expected" in watch.said("resolved")["message"]
+    await resume(ledger, pipelines, pipeline="quality", tenant_id=None, reason="", by="test")
+    assert await watch.look(7 * HOUR) == []
+    assert await watch.look(2 * HOUR) == [("acme", "absence.run", "reopened")]
+    await watch.travel.rows("delete from runs")
+
+
+async def test_the_alert_names_the_schedules_that_cover_the_tenant_and_no_other(watch: Watch) -> None:
+    await watch.tenant("acme", tick_within="off")
+    await watch.tenant("globex", tick_within="off")
+    for name, tenant, paused in (("acme-hourly", "acme", True), ("training-daily", None, False), ("training-once", None, False)):
+        due = watch.travel.clock.now() + 40 * HOUR if name == "training-daily" else None
+        await watch.travel.rows(
+            "insert into schedules (name, pipeline, tenant_id, cron, paused, next_due) values ($1, 'training', $2, '0 * * * *', $3, $4)",
+            *(name, tenant, paused, due),
+        )
+    assert len(await watch.look(31 * HOUR)) == 2
+    said = {alert["tenant_id"]: alert["message"] for alert in watch.monitoring.alerts.values()}
+    assert "its schedules are acme-hourly (paused). " in said["acme"]
+    assert "its schedules are training-daily, training-once (over). " in said["globex"]
+
+
 async def test_nothing_is_expected_of_tenants_that_are_paused_suspended_or_have_it_off(watch: Watch) -> None:
     for name in ("paused", "asleep", "off"):
         await watch.tenant(name, tick_within="off", training_within="off" if name == "off" else "20h")
