@@ -100,7 +100,7 @@ def _place(facts: Mapping[str, Any], limits: Mapping[str, int], now: datetime) -
     if (bound := quota.get("concurrent")) and facts["in_hand"] >= bound:
         return Reason("quota", f"waits at {stage}: the tenant has {facts['in_hand']} of the {bound} steps in hand that its quota allows at a time")
     for name, window, words in _WINDOWS if facts["first"] else ():  # a run that has begun is bound by none
-        begun = [at for at in facts["begun_at"] or [] if at > now - window]
+        begun = [at for at in facts["begun_at"] if at > now - window]
         if (bound := quota.get(name)) and len(begun) >= bound:
             free = _span(begun[len(begun) - bound] + window, now)
             said = f"the tenant began {len(begun)} of the {bound} runs that its quota allows within {words}"

@@ -147,8 +147,8 @@ select labels, settings from tenants where tenant_id = $1;
 select r.run_id, r.tenant_id, r.pipeline, r.state, r.stage, r.code, r.reason, r.finished_at, r.requested_at, t.status, clock_timestamp() + c.ahead as now,
        s.state as step_state, s.attempt, s.round, s.due_at, s.deadline, s.limit_name, s.waiting_for, s.code as step_code, s.job ->> 'job_id' as job_id, s.turn,
        s.class, s.ready_at, w.slot, extract(epoch from w.lease_until - clock_timestamp())::float8 as lease, t.settings -> 'dispatch' as dispatch,
-       s.started_at is null and s.input_id = r.request_id as first, case when r.state = 'pending' then h.active_run end as active_run, p.pipeline as pause_pipeline, p.tenant_id as pause_tenant, p.reason as pause_reason,
-       p.paused_by, p.since as paused_since,
+       begins(s) as first, case when r.state = 'pending' then h.active_run end as active_run,
+       p.pipeline as pause_pipeline, p.tenant_id as pause_tenant, p.reason as pause_reason, p.paused_by, p.since as paused_since,
        (select count(*) from steps q where q.worker is null and q.state = 'ready' and q.due_at <= clock_timestamp() + c.ahead
           and (q.class, q.turn) < (s.class, s.turn)) as ahead,
        (select count(*) from workers where lease_until > clock_timestamp()) as workers,
@@ -156,9 +156,7 @@ select r.run_id, r.tenant_id, r.pipeline, r.state, r.stage, r.code, r.reason, r.
        (select array_agg(x.tenant_id order by l.n) from limit_slots l join runs x on x.run_id = l.run_id where l.name = s.limit_name) as limit_holders,
        (select count(*) from pipeline_heads g join steps q on q.run_id = g.active_run
           where g.tenant_id = r.tenant_id and (q.worker is not null or q.state = 'waiting')) as in_hand,
-       (select array_agg(q.started_at order by q.started_at) from runs b join steps q on q.run_id = b.run_id and q.input_id = b.request_id
-          where b.tenant_id = r.tenant_id and b.requested_at > clock_timestamp() + c.ahead - interval '1 day'
-            and q.started_at > clock_timestamp() + c.ahead - interval '1 hour') as begun_at
+       array(select at from begun(r.tenant_id, clock_timestamp() + c.ahead - interval '1 hour') at order by at) as begun_at
 from runs r
 join tenants t using (tenant_id)
 cross join clock c

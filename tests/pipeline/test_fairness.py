@@ -1,5 +1,6 @@
 """Who comes next: ready work of many tenants in the order of weights, classes and quotas, on a real ledger."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -22,7 +23,14 @@ select id, 'validate', $1, 'training', 'ready', 1, $2, '{}', 'training.requested
 """
 _CLAIM = "select claim_steps($1, $2, '{}', null, $3, $4, $5, $6)"
 _READ = "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relid = 'steps'::regclass"
-_END = "update steps set state = 'done', worker = null where worker = $1"
+_END = "update steps set state = 'done', worker = null where worker = $1 returning run_id"
+_OVER = "update runs set state = 'succeeded', finished_at = $2 where run_id = any($1)"
+_ACTIVE = "insert into pipeline_heads (tenant_id, pipeline, active_run, paused) values ($1, $2, $3, false)"
+_BEGUN = "update steps set stage = 'index', input_id = gen_random_uuid() where run_id = $1"
+_CANCEL = """
+with cancelled as (update steps set state = 'cancelled' where tenant_id = $1 and state = 'ready' returning run_id)
+update runs set state = 'cancelled', finished_at = $2 from cancelled where runs.run_id = cancelled.run_id
+"""
 
 
 class Queue:
@@ -41,6 +49,15 @@ class Queue:
         await self.connection.fetch(_RUNS, tenant, now, ids)
         await self.connection.fetch(_STEPS, tenant, now, ids, limit)
 
+    async def active(self, tenant: str, pipeline: str, limit: str | None = None, *, begun: bool = False) -> None:
+        """The one run of a pipeline that is active, as the runs' machinery has it: at its first step, or at a later one."""
+        now, run = self.clock.now() - timedelta(seconds=1), uuid4()
+        await self.connection.fetch(_RUNS, tenant, now, [run])
+        await self.connection.fetch(_ACTIVE, tenant, pipeline, run)
+        await self.connection.fetch(_STEPS, tenant, now, [run], limit)
+        if begun:
+            await self.connection.fetch(_BEGUN, run)
+
     async def claim(
         self,
         room: int,
@@ -55,7 +72,8 @@ class Queue:
         given = self.worker, room, limits or {}, self.clock.now() + ahead, more, list(busy)
         rows = await self.connection.fetch(_CLAIM, *given)
         if end:
-            await self.connection.fetch(_END, self.worker)
+            ended = await self.connection.fetch(_END, self.worker)
+            await self.connection.fetch(_OVER, [row["run_id"] for row in ended], self.clock.now() + ahead)
             await self.connection.fetch("delete from limit_slots")
         return [row[0]["tenant_id"] for row in rows]
 
@@ -153,6 +171,57 @@ async def test_a_burst_is_bounded_by_the_minute_and_the_hour_still_holds(queue: 
     begun = [len(await queue.claim(10, ahead=timedelta(seconds=61 * n))) for n in range(4)]
     assert begun == [2, 2, 1, 0]
     assert len(await queue.claim(10, ahead=timedelta(minutes=61))) == 2
+
+
+async def test_runs_that_were_cancelled_before_they_began_take_nothing_from_a_quota_and_give_nothing_back(queue: Queue) -> None:
+    await queue.tenant("bounded", per_hour=2)
+    await queue.ready("bounded", 2)
+    assert len(await queue.claim(10)) == 2
+    await queue.ready("bounded", 20)
+    await queue.connection.fetch(_CANCEL, "bounded", queue.clock.now())
+    await queue.ready("bounded", 2)
+    assert await queue.claim(10) == []
+    assert len(await queue.claim(10, ahead=timedelta(minutes=61))) == 2
+
+
+async def test_a_quota_of_steps_at_a_time_holds(queue: Queue) -> None:
+    await queue.tenant("bounded", concurrent=2)
+    for pipeline in "abcd":
+        await queue.active("bounded", pipeline)
+    assert len(await queue.claim(10, end=False)) == 2
+    assert await queue.claim(10) == []
+    assert len(await queue.claim(10, end=False)) == 2
+
+
+async def test_a_quota_of_steps_at_a_time_counts_those_with_a_place_of_a_neighbour(queue: Queue) -> None:
+    await queue.tenant("bounded", concurrent=2)
+    await queue.active("bounded", "a")
+    for pipeline in "bcd":
+        await queue.active("bounded", pipeline, "ml_engine")
+    assert len(await queue.claim(10, end=False, limits={"ml_engine": 3})) == 2
+
+
+@pytest.mark.parametrize("limit", [None, "ml_engine"])
+async def test_a_quota_of_runs_begun_stops_no_later_step_of_a_run_that_has_begun(queue: Queue, limit: str | None) -> None:
+    await queue.tenant("bounded", per_hour=1)
+    await queue.ready("bounded", 1)
+    await queue.claim(10)
+    await queue.active("bounded", "a", limit)
+    await queue.active("bounded", "b", limit, begun=True)
+    assert len(await queue.claim(10, end=False, limits={"ml_engine": 3})) == 1
+    [row] = await queue.connection.fetch("select stage from steps where worker is not null")
+    assert row["stage"] == "index"
+
+
+async def test_a_long_queue_of_a_tenant_whose_quota_is_spent_is_passed_over_quickly(queue: Queue) -> None:
+    await queue.tenant("noisy", per_hour=1)
+    await queue.ready("noisy", 10_000)
+    assert await queue.claim(64) == ["noisy"]
+    await queue.tenant("quiet")
+    await queue.ready("quiet", 1)
+    began = time.monotonic()
+    assert await queue.claim(64) == ["quiet"]
+    assert time.monotonic() - began < 2
 
 
 async def test_limits_of_a_neighbour_are_shared_by_turns_too(queue: Queue) -> None:

@@ -41,6 +41,17 @@ create trigger steps_turn before insert or update of due_at, state on steps for 
 -- Few tenants have a quota; each claim asks for them.
 create index tenants_with_quota on tenants (tenant_id) where settings -> 'dispatch' ?| '{concurrent,per_hour,burst}';
 
+-- begun(tenant, since): when those of a tenant's runs began that began since then: each is still the active one of its pipeline, or has ended since.
+-- So neither the runs that wait are read, however many, nor those that were over before; one that was cancelled before it began has no such step.
+create index runs_ended on runs (tenant_id, finished_at) where finished_at is not null;
+create function begun(p_tenant text, p_since timestamptz) returns setof timestamptz language sql stable as $$
+    select s.started_at from (
+        select active_run as run_id from pipeline_heads where tenant_id = p_tenant
+        union all select run_id from runs where tenant_id = p_tenant and finished_at > p_since
+    ) found join runs r using (run_id) join steps s on s.run_id = r.run_id and s.input_id = r.request_id
+    where s.started_at > p_since
+$$;
+
 -- quota_left(tenant, now): how many more steps, and how many more runs, of a tenant with a quota may begin; null: any. Counted in rows, under a lock.
 create function quota_left(p_tenant text, p_now timestamptz, out steps integer, out runs integer) language plpgsql as $$
 declare v_own jsonb; v_hour integer; v_burst integer;
@@ -51,11 +62,31 @@ begin
         where h.tenant_id = p_tenant and (s.worker is not null or s.state = 'waiting'));
     v_hour := setting_of(v_own, 'per_hour', 1, 1e6)::int; v_burst := setting_of(v_own, 'burst', 1, 1e6)::int;
     if v_hour is null and v_burst is null then return; end if;
-    select least(v_hour - count(*) filter (where s.started_at > p_now - interval '1 hour'),   -- least() passes over what is null
-                 v_burst - count(*) filter (where s.started_at > p_now - interval '1 minute')) into runs
-    from (select run_id, request_id from runs where tenant_id = p_tenant order by requested_at desc limit greatest(v_hour, v_burst) + 8) r
-    join steps s on s.run_id = r.run_id and s.input_id = r.request_id;
+    -- least() passes over what is null
+    select least(v_hour - count(*), v_burst - count(*) filter (where at > p_now - interval '1 minute')) into runs
+    from begun(p_tenant, p_now - case when v_hour is null then interval '1 minute' else interval '1 hour' end) at;
 end $$;
+
+-- spent(left, tenant, first): what is left, {tenant: {steps, runs}}, when the tenant gets one more step, which begins a run or does not.
+create function spent(p_left jsonb, p_tenant text, p_first boolean) returns jsonb language sql immutable as $$
+    select jsonb_set(p_left, array[p_tenant], jsonb_build_object('steps', (p_left -> p_tenant ->> 'steps')::int - 1,
+                                                                 'runs', (p_left -> p_tenant ->> 'runs')::int - p_first::int))
+$$;
+-- without(left, steps or runs): the tenants that have none left.
+create function without(p_left jsonb, p_of text) returns text[] language sql immutable as $$
+    select coalesce(array_agg(key), '{}') from jsonb_each(p_left) where (value ->> p_of)::int <= 0
+$$;
+
+-- begins(step): whether it would begin its run.
+create function begins(s steps) returns boolean language sql stable as $$
+    select s.started_at is null and s.input_id = (select r.request_id from runs r where r.run_id = s.run_id)
+$$;
+
+-- going(tenants): their runs that have begun and are at a later step: found by the active ones, which are few, not among all that is queued.
+create function going(p_tenants text[]) returns uuid[] language sql stable as $$
+    select coalesce(array_agg(s.run_id), '{}') from pipeline_heads h join steps s on s.run_id = h.active_run
+    where h.tenant_id = any (p_tenants) and s.worker is null and s.state = 'ready' and not begins(s)
+$$;
 
 -- may_begin(step): whether no pause keeps a ready step; the end of a run that was cancelled is no beginning.
 create function may_begin(s steps) returns boolean language sql stable as $$
@@ -71,7 +102,8 @@ create function claim_steps(p_worker uuid, p_room integer, p_without text[], p_o
                             p_more integer default null, p_busy text[] default '{}')
 returns setof jsonb language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
 declare v_name text; v_of text; v_most integer; v_n integer; v_step steps; v_left record; v_full text[] := '{}'; v_again boolean; v_first boolean;
-        v_quota jsonb; v_runs uuid[]; v_stages text[]; v_tenant text;
+        v_quota jsonb; v_spent text[]; v_going uuid[];   -- of tenants that are spent, runs that have begun go on; of those that are full, nothing
+        v_runs uuid[]; v_stages text[]; v_tenant text;
         v_room integer := p_room;   -- places of limits are few: they come on top
         v_more integer := coalesce(p_more, p_room); v_busy text[] := p_busy;
         v_ending uuid[];   -- runs that are being cancelled: what they still have to do waits for no place
@@ -96,8 +128,8 @@ begin
                     and exists (select 1 from steps s where s.tenant_id = t.tenant_id and s.worker is null and s.state = 'ready' and s.turn > 0) order by tenant_id loop
         select * into v_left from quota_left(v_tenant, p_now);
         v_quota := v_quota || jsonb_build_object(v_tenant, jsonb_build_object('steps', v_left.steps, 'runs', v_left.runs));
-        if v_left.steps <= 0 then v_full := v_full || v_tenant; end if;
     end loop;
+    v_full := without(v_quota, 'steps'); v_spent := without(v_quota, 'runs'); v_going := going(v_spent);
 
     v_ending := array(select run_id from runs where state = 'cancelling');
     v_runs := '{}'; v_stages := '{}'; v_again := true;
@@ -110,7 +142,8 @@ begin
                   and s.stage <> all (p_without) and (p_only is null or s.stage = any (p_only))
                   and (s.limit_name is null or not p_limits ? s.limit_name or s.run_id = any (v_ending)
                        or exists (select 1 from limit_slots l where l.run_id = s.run_id and l.stage = s.stage))
-                  and s.tenant_id <> all (v_full) and may_begin(s) and s.run_id <> all (v_runs)
+                  and s.tenant_id <> all (v_full) and (s.tenant_id <> all (v_spent) or s.run_id = any (v_going))
+                  and may_begin(s) and s.run_id <> all (v_runs)
                 order by s.turn limit 2 * v_room) n
             order by n.class, n.turn
         loop
@@ -120,13 +153,13 @@ begin
             select * into v_step from steps s where s.run_id = v_step.run_id and s.stage = v_step.stage for update skip locked;
             continue when not found or v_step.worker is not null or v_step.state <> 'ready' or v_step.due_at > p_now;   -- as it is now: somebody may have had it meanwhile
             if v_quota ? v_step.tenant_id then
-                v_first := v_step.started_at is null and exists (select 1 from runs r where r.run_id = v_step.run_id and r.request_id = v_step.input_id);
-                if (v_quota -> v_step.tenant_id ->> 'steps')::int <= 0 or v_first and (v_quota -> v_step.tenant_id ->> 'runs')::int <= 0 then
-                    v_full := v_full || v_step.tenant_id; v_again := true;
+                v_first := begins(v_step);
+                if v_step.tenant_id = any (v_full) or v_first and v_step.tenant_id = any (v_spent) then
+                    v_again := true;
                     continue;
                 end if;
-                v_quota := jsonb_set(v_quota, array[v_step.tenant_id], jsonb_build_object('steps', (v_quota -> v_step.tenant_id ->> 'steps')::int - 1,
-                                     'runs', (v_quota -> v_step.tenant_id ->> 'runs')::int - v_first::int));
+                v_quota := spent(v_quota, v_step.tenant_id, v_first); v_full := without(v_quota, 'steps');
+                v_spent := without(v_quota, 'runs'); v_going := going(v_spent);
             end if;
             if v_of = any (v_busy) then v_more := v_more - 1; else v_busy := v_busy || v_of; end if;
             v_runs := v_runs || v_step.run_id; v_stages := v_stages || v_step.stage; v_room := v_room - 1;
@@ -145,9 +178,14 @@ begin
                    where not exists (select 1 from limit_slots l where l.name = v_name and l.n = n.n) order by n limit p_room loop
             select s.* into v_step from steps s
             where s.worker is null and s.state = 'ready' and s.due_at <= p_now and s.limit_name = v_name and s.stage <> all (p_without)
-              and (p_only is null or s.stage = any (p_only)) and s.tenant_id <> all (v_full) and may_begin(s)
+              and (p_only is null or s.stage = any (p_only)) and s.tenant_id <> all (v_full)
+              and (s.tenant_id <> all (v_spent) or s.run_id = any (v_going)) and may_begin(s)
             order by s.class, s.turn limit 1 for update skip locked;
             exit when not found;
+            if v_quota ? v_step.tenant_id then
+                v_quota := spent(v_quota, v_step.tenant_id, begins(v_step)); v_full := without(v_quota, 'steps');
+                v_spent := without(v_quota, 'runs'); v_going := going(v_spent);
+            end if;
             insert into limit_slots (name, n, run_id, stage) values (v_name, v_n, v_step.run_id, v_step.stage) on conflict (run_id, stage) do nothing;
             update steps set worker = p_worker, fence = fence + 1, state = 'running', started_at = coalesce(started_at, p_now), waiting_for = null
             where run_id = v_step.run_id and stage = v_step.stage returning * into v_step;
