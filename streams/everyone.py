@@ -16,7 +16,8 @@ from streams.items import expansion_item
 from streams.ledger.groupcommit import ItemRefused
 from streams.ledger.ledger import Answer, Ledger
 from streams.pipelines import Pipelines
-from streams.requests import SOURCE, event_of, refused, wake
+from streams.requests import SOURCE, refused, request_of, wake
+from streams.stage import Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,14 @@ async def meant(ledger: Ledger, chosen: Chosen) -> list[str]:
     return [row[0] for row in await ledger.calls.fetch("select chosen_tenants($1, '', $2)", chosen, MOST)]
 
 
+async def dry_run(
+    ledger: Ledger, pipelines: Pipelines, *, pipeline: str, chosen: Chosen, config: dict[str, Any] | None, reason: str | None
+) -> Answer:
+    """Whom a request for many would mean: `result` dry_run with the `tenants`; refused where the request itself would be."""
+    wanted = _wanted(pipelines, pipeline, _said(config, reason))
+    return {"result": "dry_run", "tenants": await meant(ledger, chosen)} if isinstance(wanted, tuple) else wanted
+
+
 async def request_all(
     ledger: Ledger,
     pipelines: Pipelines,
@@ -60,13 +69,11 @@ async def request_all(
     source: str = "cli",
 ) -> Answer:
     """Ask for a run of each tenant meant. `result`: expanding, or seen (this key asked before); `expansion` names it."""
-    wanted = pipelines.by_name.get(pipeline)
-    if wanted is None:
-        return refused("unknown_pipeline", pipeline=pipeline, pipelines=", ".join(pipelines.by_name))
-    data = {name: value for name, value in {"model_config": config, "reason": reason}.items() if value is not None}
-    event = event_of(wanted.entry, data | {"tenant_id": ANYBODY})
-    if not isinstance(event, Event):
-        return event
+    data = _said(config, reason)
+    found = _wanted(pipelines, pipeline, data)
+    if not isinstance(found, tuple):
+        return found
+    wanted, event = found
     event_id = names.request_event(ALL_TENANTS, request_key) if request_key else uuid4()
     item = expansion_item(wanted, event, event_id, SOURCE, body_hash(data | {"pipeline": pipeline, "chosen": chosen or {}}))
     item |= {"data": data, "chosen": chosen or {}, "publish": True}
@@ -79,6 +86,19 @@ async def request_all(
     log.info("runs requested for many tenants", pipeline=pipeline, result=answer["result"], source=source)
     await wake(ledger)
     return {"result": answer["result"], "expansion": str(item["event_key"])}
+
+
+def _said(config: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:
+    return {name: value for name, value in {"model_config": config, "reason": reason}.items() if value is not None}
+
+
+def _wanted(pipelines: Pipelines, pipeline: str, data: dict[str, Any]) -> tuple[Pipeline, Event] | Answer:
+    """The pipeline with the request as an event, or the refusal."""
+    wanted = pipelines.by_name.get(pipeline)
+    if wanted is None:
+        return refused("unknown_pipeline", pipeline=pipeline, pipelines=", ".join(pipelines.by_name))
+    event = request_of(wanted, data | {"tenant_id": ANYBODY})
+    return (wanted, event) if isinstance(event, Event) else event
 
 
 async def carry_on(ledger: Ledger, pipelines: Pipelines, key: str) -> None:

@@ -4,6 +4,7 @@ Nothing here publishes: what an answer puts into the outbox goes to Kafka with a
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -53,7 +54,7 @@ async def request_run(
         return refused("bad_tenant")
     data = {"tenant_id": tenant_id, "request_key": request_key, "model_config": config, "reason": reason}
     data = {name: value for name, value in data.items() if value is not None}
-    event = event_of(wanted.entry, data)
+    event = request_of(wanted, data)
     if not isinstance(event, Event):
         return event
     event_id = names.request_event(tenant_id, request_key) if request_key else uuid4()
@@ -121,6 +122,19 @@ async def wake(ledger: Ledger) -> None:
 async def _woken(ledger: Ledger, answer: Answer) -> Answer:
     await wake(ledger)
     return {name: value for name, value in answer.items() if name not in ("outbox", "step")}
+
+
+def request_of(pipeline: Pipeline, data: dict[str, Any]) -> Event | Answer:
+    """The request of a pipeline's run; a config is refused by a pipeline that has none, instead of being passed over."""
+    if data.get("model_config") and unknown_fields(pipeline.entry, ["model_config"]):
+        return refused("bad_field", fields={"config": f"the pipeline {pipeline.name} takes none"})
+    return event_of(pipeline.entry, data)
+
+
+def unknown_fields(kind: type[Event], said: Iterable[str]) -> list[str]:
+    """What an event of this kind would pass over: from Kafka it may be a newer schema's, from a person it is a slip."""
+    known = {name for field, info in kind.model_fields.items() for name in (field, info.alias)}
+    return sorted(name for name in said if name not in known)
 
 
 def event_of(kind: type[Event], data: dict[str, Any]) -> Event | Answer:

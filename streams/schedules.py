@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from schemas.tenant import TenantId
 from streams.ledger.ledger import Answer, Ledger
 from streams.pipelines import Pipelines
-from streams.requests import refused
+from streams.requests import refused, unknown_fields
 from streams.schedule import BadSchedule, Rule, next_due
 from streams.timers import make_slots, rule_of
 
@@ -151,6 +151,8 @@ async def _wrong(raw: "asyncpg.Connection[Any]", pipelines: Pipelines, name: str
         return refused("unknown_tenant", tenant=tenant)
     if nulls := [field for field in said if said[field] is None and field not in ("tenant_id", "starts_at", "ends_at")]:
         return refused("bad_field", fields=dict.fromkeys(nulls, "may not be null"))
+    if unknown := unknown_fields(pipeline.entry, said.get("request") or {}):
+        return refused("bad_field", fields={f"request.{name}": f"{pipeline.entry.topic} has no such field" for name in unknown})
     try:
         Rule(wanted["cron"], wanted.get("zone") or "UTC").check()
         pipeline.entry.model_validate((wanted.get("request") or {}) | {"tenant_id": tenant or "any-tenant"})

@@ -57,16 +57,17 @@ def trigger(
 
 
 async def _ask_all(
-    door: Door, where: list[str], dry_run: bool, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str
+    door: Door, where: list[str], dry: bool, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str
 ) -> list["Answer"]:
     """The request for all is in the ledger before the first tenant's; this process and any worker carry it on."""
-    from streams.everyone import asked, carry_on, chosen_by, meant, request_all
+    from streams.everyone import asked, carry_on, chosen_by, dry_run, request_all
 
     chosen = chosen_by(where)
     if "result" in chosen:
         accepted(chosen)
-    if dry_run:
-        return [{"tenant_id": each} for each in await in_time(meant(door.ledger, chosen))]
+    if dry:
+        tried = dry_run(door.ledger, door.pipelines, pipeline=pipeline, chosen=chosen, config=config, reason=reason)
+        return [{"tenant_id": each} for each in accepted(await in_time(tried))["tenants"]]
     await unless_held(door)
     answer = accepted(
         await in_time(

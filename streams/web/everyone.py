@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header
 from pydantic import Field
 from starlette.responses import JSONResponse
 
-from streams.everyone import chosen_by, meant, progress, request_all
+from streams.everyone import chosen_by, dry_run, progress, request_all
 from streams.ledger.reader import NotFound
 from streams.web.commands import Key, RunRequest, answer, in_time, refuse_above_the_limit
 from streams.web.errors import Problem
@@ -33,7 +33,9 @@ async def ask_many(use: Use, body: Annotated[ManyRequest, Body()], idempotency_k
     if "result" in chosen:
         return answer(chosen)
     if body.dry_run:
-        return JSONResponse({"result": "dry_run", "tenants": await meant(use.ledger, chosen)})
+        tried = dry_run(use.ledger, use.pipelines, pipeline=body.pipeline, chosen=chosen, config=body.config, reason=body.reason)
+        said = await in_time(tried)
+        return answer(said) if said["result"] == "refused" else JSONResponse(said)
     await refuse_above_the_limit(use)
     asked = request_all(
         use.ledger,

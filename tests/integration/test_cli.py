@@ -142,6 +142,8 @@ async def test_all_triggers_every_active_tenant(tidemill: Tidemill) -> None:
         (("trigger", "nobody"), 1, "unknown_tenant"),
         (("trigger", "No Body"), 2, "bad_tenant"),
         (("trigger", "nobody", "--config", '{"epochs": "x"}'), 2, "bad_field"),
+        (("trigger", "--all", "--dry-run", "--pipeline", "nope"), 2, "unknown_pipeline"),
+        (("trigger", "--all", "--dry-run", "--pipeline", "quality", "--config", '{"epochs": 5}'), 2, "bad_field"),
         (("runs", "--tenant", "nobody"), 1, "unknown_tenant"),
         (("show", "ffff"), 1, "unknown_run"),
         (("cancel", "x y"), 1, "unknown_run"),

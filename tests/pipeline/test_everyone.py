@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from streams.everyone import asked, carry_on, chosen_by, meant, request_all
+from streams.everyone import asked, carry_on, chosen_by, dry_run, meant, request_all
+from streams.requests import request_run
 from streams.stage import GiveUp
 from tests.pipeline.test_batches import add
-from tests.pipeline.toy import TOY, Neighbours
+from tests.pipeline.toy import QUALITY, TOY, Neighbours
 from tests.travel import Travel, travelling
 from tests.web import web_of
 
@@ -16,7 +17,7 @@ from tests.web import web_of
 @pytest.fixture
 async def travel(ledger_dsn: str) -> AsyncIterator[Travel]:
     use = Neighbours(fail={"validate": [GiveUp("short runs will do", code="no_data") for _ in range(1000)]})
-    async with travelling(Travel(ledger_dsn, (TOY,), use)) as travel:
+    async with travelling(Travel(ledger_dsn, (TOY, QUALITY), use)) as travel:
         await add(travel, "acme", "globex", "initech")
         await add(travel, "asleep", status="suspended")
         connection = await asyncpg.connect(travel.dsn)
@@ -74,6 +75,24 @@ async def test_the_api_wants_it_said_plainly_and_tells_whom_it_means(travel: Tra
         shown = (await web.get(f"/api/v1/expansions/{answer.json()['expansion']}")).json()
         assert shown["tenants"] == 3
         assert shown["done_at"]
+
+
+async def test_a_dry_run_is_refused_where_the_request_would_be(travel: Travel) -> None:
+    use = travel.ledger, travel.runtime.pipelines
+    tried = await dry_run(*use, pipeline="training", chosen={}, config={"epochs": 5}, reason=None)
+    assert tried["tenants"] == ["acme", "globex", "initech"]
+    for pipeline, config, code in (("nope", None, "unknown_pipeline"), ("training", {"epochs": 0}, "bad_field"), ("quality", {"a": 1}, "bad_field")):
+        assert (await dry_run(*use, pipeline=pipeline, chosen={}, config=config, reason=None))["code"] == code
+    async with web_of(travel) as web:
+        assert (await web.post("/api/v1/runs", json={"all": True, "pipeline": "nope", "dry_run": True})).json()["code"] == "unknown_pipeline"
+
+
+async def test_a_config_for_a_pipeline_that_takes_none_is_refused_by_name(travel: Travel) -> None:
+    pipelines = travel.runtime.pipelines
+    one = await request_run(travel.ledger, pipelines, tenant_id="acme", pipeline="quality", config={"epochs": 5})
+    many = await request_all(travel.ledger, pipelines, pipeline="quality", config={"epochs": 5})
+    assert one["fields"] == many["fields"] == {"config": "the pipeline quality takes none"}
+    assert await travel.runs() == []
 
 
 async def test_a_ledger_that_was_set_back_takes_no_request_for_many_and_the_key_stays_free(travel: Travel) -> None:

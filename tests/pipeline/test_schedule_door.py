@@ -117,6 +117,12 @@ async def test_a_schedule_that_cannot_be_is_refused_by_name(travel: Travel, said
     assert await travel.rows("select 1 from schedules") == []
 
 
+async def test_what_a_request_would_pass_over_is_refused_by_its_path(travel: Travel) -> None:
+    said = {"config": {"epochs": 5}, "modle_config": {}, "reason": "nightly"}
+    assert (await put(travel, **DAILY, request=said))["fields"].keys() == {"request.config", "request.modle_config"}
+    assert (await put(travel, **DAILY, request={"model_config": {"epochs": 5}, "reason": "nightly"}))["result"] == "created"
+
+
 async def test_a_schedule_keeps_its_tenant_and_refuses_unknown_fields(travel: Travel) -> None:
     await add(travel, "acme")
     await put(travel, **DAILY)
