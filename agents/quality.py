@@ -10,7 +10,7 @@ from typing import Any
 from agents.incidents import change
 from agents.sentences import message, title
 from expectations import baseline, decide
-from expectations.findings import QUESTIONS, Case, conclude, prepare, to_learn, unwatched
+from expectations.findings import QUESTIONS, Case, conclude, prepare, to_hold, to_learn, unwatched
 from expectations.judge import judge, warm
 from expectations.limits import Limits, read_own
 from expectations.profile import Due, is_clean, to_count_on
@@ -51,7 +51,7 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
     limits = limits_of(settings)
     profiles, _ = await asyncio.gather(profile(warehouse, due, now, settings.future_tolerance, WITHIN), _warmed(known, use))
     cases = [
-        prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now)
+        prepare(profiles[event.key], standing.samples, limits, read_own(standing.settings), now, _held(standing))
         async for event, standing in calmly(zip(events, known, strict=True))
     ]
     unjudged, failed, spent = None, {}, set()
@@ -149,6 +149,11 @@ def _seen(standing: TenantStanding) -> bool:
     return standing.watched and bool(standing.profile.get("seen", standing.profile))
 
 
+def _held(standing: TenantStanding) -> dict[str, Any]:
+    """What was found so unusual that it blocks, until somebody can judge it anew."""
+    return dict(standing.profile.get("held", {}))
+
+
 async def _warmed(known: Sequence[TenantStanding], use: Services) -> None:
     """The judge with its imports done, which take it seconds once: over by the time the numbers are there."""
     if any(standing.watched for standing in known):
@@ -172,6 +177,8 @@ def _evaluated(
     verdict, findings = conclude(case, failed, unjudged)
     seen = measured.seen or _seen(standing)
     left: dict[str, Any] = {"learn": to_learn(case), "hour": baseline.hour_of_week(now), "week": baseline.week(now), "seen": seen}
+    if held := to_hold(findings, _held(standing), now):
+        left["held"] = held
     if is_clean(measured):
         whole_at = now.isoformat() if measured.whole else standing.profile["count_on"]["whole_at"]
         left["count_on"] = to_count_on(measured) | {"whole_at": whole_at, "types": list(due.types)}

@@ -17,6 +17,8 @@ Finding = dict[str, Any]
 """{check, suite, table, status pass|fail|error|learning|off, value, and what there is of: severity, limit, high, count, of, usual, code, note}"""
 Samples = Mapping[str, Mapping[str, float]]
 """Metric -> week -> value, of the hour of the week in question."""
+Held = Mapping[str, Finding]
+"""Check -> {value, count, usual, at}: what was last found so unusual that it blocks, for hours at which nobody knows what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,12 @@ class Case:
     row: Row
 
 
-def prepare(profile: Profile, samples: Samples, limits: Limits, own: TenantQuality, now: datetime) -> Case:
+def prepare(profile: Profile, samples: Samples, limits: Limits, own: TenantQuality, now: datetime, held: Held | None = None) -> Case:
     """What is known of a tenant without judging: values, limits, and which checks cannot or need not be asked."""
     findings: dict[str, Finding] = {}
     row: Row = {"tenant_id": profile.tenant_id}
     for check in CHECKS.values():
-        finding, value, limit = _prepare_one(check, profile, samples, limits, own, now)
+        finding, value, limit = _prepare_one(check, profile, samples, limits, own, now, (held or {}).get(check.name))
         findings[check.name] = finding
         asked = limit is not None and value is not None
         medium, high = _LEVELS[check.name]
@@ -88,8 +90,20 @@ def to_learn(case: Case) -> dict[str, float]:
     return {metric: float(value) for metric in metrics if (value := case.profile.get(metric)) is not None}
 
 
+def to_hold(findings: Iterable[Finding], before: Held, now: datetime) -> dict[str, Finding]:
+    """What the next tick holds on to at an hour without a baseline: only a judgement, or switching the check off, ends it."""
+    held = {}
+    for finding in findings:
+        name, status = finding["check"], finding["status"]
+        if status == "fail" and "usual" in finding and finding["severity"] in BLOCKING:
+            held[name] = {fact: finding[fact] for fact in ("value", "count", "usual")} | {"at": finding.get("as_of", now.isoformat())}
+        elif status in ("error", "learning") and name in before:
+            held[name] = before[name]
+    return held
+
+
 def _prepare_one(
-    check: Check, profile: Profile, samples: Samples, limits: Limits, own: TenantQuality, now: datetime
+    check: Check, profile: Profile, samples: Samples, limits: Limits, own: TenantQuality, now: datetime, held: Finding | None
 ) -> tuple[Finding, float | None, Bounds | None]:
     finding: Finding = {"check": check.name, "suite": check.suite, "table": check.table, "title": check.title, "status": "pass"}
     if check.unit:
@@ -104,6 +118,8 @@ def _prepare_one(
     if why is not None:
         return finding | {"status": "error", "code": why.code, "note": why.sentence}, None, None
     value, facts = _VALUES[check.kind](check, profile, samples, limits, now)
+    if value is None and held:
+        value, facts = _as_found(held, facts["note"])
     return finding | facts, value, limit
 
 
@@ -142,6 +158,12 @@ def _unusual(check: Check, profile: Profile, samples: Samples, limits: Limits, n
     if score is None:
         return None, {"status": "learning", "value": None, "count": number, "note": f"week {weeks} of {limits.warm_up} at this hour of the week"}
     return abs(score), {"value": score, "count": number, "usual": usual}
+
+
+def _as_found(held: Finding, learning: str) -> tuple[float, Finding]:
+    """An hour without a baseline says nothing, and lifts nothing: the number found last is judged again."""
+    note = f"{learning}: not to be judged now, so what was found at {held['at'][:16].replace('T', ' ')} UTC stands"
+    return abs(held["value"]), {fact: held[fact] for fact in ("value", "count", "usual")} | {"note": note, "as_of": held["at"]}
 
 
 _VALUES: dict[str, Any] = {"share": _share, "age": _age, "defects": _defects, "unusual": _unusual}

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from expectations.findings import QUESTIONS, conclude, prepare
+from expectations.findings import QUESTIONS, conclude, prepare, to_hold
 from expectations.judge import judge
 from expectations.limits import Limits, read_own
 from expectations.profile import Profile
@@ -47,9 +47,9 @@ def a_profile(tenant="acme", **numbers):
     return Profile(tenant, known=True, numbers=GOOD | numbers, shape={table: Difference() for table in TABLES}, settled=NOW)
 
 
-def judged(*profiles, own=None, samples=None, limits=None):
+def judged(*profiles, own=None, samples=None, limits=None, held=None):
     """Each tenant's (verdict, checks that failed with their severity, all findings)."""
-    cases = [prepare(profile, samples or {}, limits or Limits(), read_own({"quality": own or {}}), NOW) for profile in profiles]
+    cases = [prepare(profile, samples or {}, limits or Limits(), read_own({"quality": own or {}}), NOW, held) for profile in profiles]
     failed = judge(QUESTIONS, [case.row for case in cases])
     answers = {}
     for case in cases:
@@ -155,6 +155,27 @@ def test_the_baseline_says_that_it_is_still_learning():
     verdict, _, findings = judged(a_profile(**{"user_interactions.rows_day": 2000}), samples=samples)["acme"]
     assert (verdict, findings["user_interactions.volume"]["status"]) == ("pass", "learning")
     assert "week 3 of 4" in findings["user_interactions.volume"]["note"]
+
+
+HELD = {"user_interactions.volume": {"value": -9.5, "count": 3.0, "usual": 200.0, "at": "2026-03-04T06:00:00+00:00"}}
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "fail"), ({"limits": {"user_interactions.volume": {"medium": 10, "high": 20}}}, "pass")])
+def test_what_blocks_stands_at_an_hour_without_a_baseline_as_long_as_it_exceeds_the_limits(own, expected):
+    verdict, bad, findings = judged(a_profile(), own=own, held=HELD)["acme"]
+    assert (verdict, list(bad)) == (expected, ["user_interactions.volume"] if bad else [])
+    assert "what was found at 2026-03-04 06:00 UTC stands" in findings["user_interactions.volume"]["note"]
+    assert to_hold(findings.values(), HELD, NOW) == (HELD if bad else {})
+
+
+def test_what_blocks_is_judged_anew_where_there_is_a_baseline_and_held_where_there_is_no_answer():
+    known, unread = a_profile(), a_profile()
+    unread.troubles["interactions_recent"] = Trouble("table_locked", "user_interactions", "user_interactions was locked")
+    usual = {"user_interactions.rows_day": weeks(190, 210, 200, 205, 195)}
+    verdict, bad, findings = judged(known, samples=usual, held=HELD)["acme"]
+    assert (verdict, bad, to_hold(findings.values(), HELD, NOW)) == ("pass", {}, {})
+    verdict, bad, findings = judged(unread, samples=usual, held=HELD)["acme"]
+    assert (verdict, bad, to_hold(findings.values(), HELD, NOW)) == ("error", {}, HELD)
 
 
 def test_items_of_a_tenant_that_does_not_exist_are_orphans():

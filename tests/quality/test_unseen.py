@@ -1,5 +1,7 @@
 """What cannot be seen any more is never a pass, and what nobody watches any more has no open incident."""
 
+import json
+
 import pytest
 
 from streams.cpu import ChildDied
@@ -47,6 +49,36 @@ async def test_a_tenant_that_is_not_active_any_more_has_its_open_incidents_resol
     assert await world.reader.incidents(state="open") == []
     assert [each["kind"] for each in await world.reader.timeline("dirty")] == ["resolved", "opened"]
     assert len(await world.events("alert.resolved")) == 1
+
+
+async def test_an_hour_without_a_baseline_lifts_no_block(world, tables):
+    """Asking for a measurement, as the block's message advises, finds the same data: only what can be judged is ever good again."""
+
+    async def usual(hour, *numbers):
+        samples = {f"2026-02-0{n + 1}": number for n, number in enumerate(numbers)}
+        insert = "insert into quality_baselines values ('acme', 'user_interactions.rows_day', $1, $2) on conflict (tenant_id, metric, hour) do update"
+        await world.rows(f"{insert} set samples = excluded.samples returning 1", hour, json.dumps(samples))
+
+    await load(tables, a_tenant("acme"))
+    await usual(2 * 24 + 12, 5, 6, 5, 6, 5)
+    await world.tick("acme")
+    await world.run(await world.train("acme"), state="blocked")
+    world.later(1)
+    await world.tick("acme")
+    assert await world.verdict("acme") == "fail"
+    async with tables.transaction():
+        await tables.execute("lock table user_interactions in access exclusive mode")
+        await world.tick("acme")
+    assert await world.verdict("acme") == "error"
+    await world.tick("acme")
+    assert (await world.use.quality.last_verdict("acme")).failed == ["user_interactions.volume"]
+    assert [run["state"] for run in await world.runs() if run["pipeline"] == "training"] == ["blocked"]
+    world.later(1)
+    await usual(2 * 24 + 14, 190, 210, 200, 205, 195)
+    await world.tick("acme")
+    assert await world.verdict("acme") == "pass"
+    await world.until(lambda runs: [run for run in runs if run["pipeline"] == "training" and run["state"] == "succeeded"])
+    assert await world.reader.incidents(state="open") == []
 
 
 async def test_a_judge_that_never_answers_is_an_error_after_the_last_attempt_and_no_old_pass(world, tables, monkeypatch):
