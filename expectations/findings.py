@@ -10,7 +10,7 @@ from expectations import baseline
 from expectations.judge import NOT_ASKED, Question, Row
 from expectations.limits import Bounds, Limits, TenantQuality, bounds
 from expectations.profile import Profile
-from expectations.suites import BLOCKING, CHECKS, MEASUREMENT, SUITES, Check
+from expectations.suites import BLOCKING, CHECKS, MEASUREMENT, SEVERITIES, SUITES, Check, Severity
 
 Verdict = Literal["pass", "warn", "fail", "error"]
 Finding = dict[str, Any]
@@ -75,13 +75,20 @@ def unwatched(checks: Iterable[str]) -> list[Finding]:
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
-    """fail before error before warn before pass."""
+    """fail before error before warn before pass; an error where a check that blocks has no answer."""
     failing = [finding for finding in findings if finding["status"] == "fail"]
     if any(finding["severity"] in BLOCKING for finding in failing):
         return "fail"
-    if any(finding["status"] == "error" for finding in findings):
+    unknown = [finding for finding in findings if finding["status"] == "error"]
+    if any(_gravest(finding) in BLOCKING for finding in unknown):
         return "error"
-    return "warn" if failing else "pass"
+    return "warn" if failing or unknown else "pass"
+
+
+def _gravest(finding: Finding) -> Severity:
+    """What an unanswered check might have come to: one that never blocks does not block unanswered."""
+    check = CHECKS.get(finding["check"])
+    return check.worst if check else finding["severity"]
 
 
 def to_learn(case: Case) -> dict[str, float]:
@@ -178,7 +185,8 @@ def _measurement(profile: Profile, findings: Sequence[Finding]) -> Finding:
     causes = {why.code: why.sentence for why in profile.troubles.values()}
     code = next(iter(causes), unknown[0]["code"])
     note = "; ".join(dict.fromkeys(causes.values())) or unknown[0]["note"]
-    return finding | {"status": "error", "severity": "high", "code": code, "count": len(unknown), "note": note[:1000]}
+    severity = max((_gravest(each) for each in unknown), key=SEVERITIES.index)
+    return finding | {"status": "error", "severity": severity, "code": code, "count": len(unknown), "note": note[:1000]}
 
 
 def _number(value: float | None) -> float:

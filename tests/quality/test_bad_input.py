@@ -56,8 +56,12 @@ def defective() -> Rows:
         ("revoke select on items from tidemill_reader", "error", "no_permission", "user_interactions.types"),
         ("alter table users rename to people; create view users as select p.* from people p where 1 / (select 0) = 1; "
          "grant select on users to tidemill_reader", "error", "bad_values", "user_interactions.types"),
+        ("drop table model_training_runs", "warn", "table_missing", "user_interactions.types"),
+        ("alter table model_training_runs alter completed_at type text", "warn", "column_type", "user_interactions.types"),
+        ("revoke select on model_training_runs from tidemill_reader", "warn", "no_permission", "user_interactions.types"),
     ],
-    ids=["missing table", "missing column", "wrong type", "time as text", "no permission", "a view that fails"],
+    ids=["missing table", "missing column", "wrong type", "time as text", "no permission", "a view that fails", "no runs", "runs of a wrong type",
+         "runs that may not be read"],
 )  # fmt: skip
 async def test_a_broken_table_is_a_verdict_with_a_code_and_the_other_tables_are_judged(world, tables, statement, verdict, code, still_judged):
     await load(tables, a_tenant("sound"))

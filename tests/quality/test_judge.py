@@ -120,6 +120,15 @@ def test_what_cannot_be_measured_is_an_error_and_never_a_pass():
     assert (findings["measurement"]["status"], findings["measurement"]["code"]) == ("error", "table_locked")
 
 
+def test_what_cannot_be_measured_and_never_blocks_is_a_warning_that_is_told_and_makes_nobody_watched():
+    profile = a_profile()
+    profile.troubles["training_newest"] = Trouble("no_permission", "model_training_runs", "model_training_runs may not be read")
+    verdict, bad, findings = judged(profile)["acme"]
+    assert (verdict, bad) == ("warn", {})
+    assert (findings["measurement"]["status"], findings["measurement"]["severity"]) == ("error", "medium")
+    assert not Profile("stranger", troubles=profile.troubles).watched
+
+
 def test_a_failed_check_outweighs_one_that_could_not_be_measured():
     profile = a_profile(**{"user_interactions.age": None})
     profile.troubles["orphan_items"] = Trouble("table_locked", "items", "items was locked")
