@@ -71,7 +71,7 @@ async def measure(events: list[DqTick], use: Services) -> list[DqEvaluated | Try
 
 @stage(batch=200, retry=Retry(attempts=10, every=timedelta(seconds=30)))
 async def alert(events: list[DqEvaluated], use: Services) -> list[DqDecided]:
-    """Open, worsen and resolve incidents by the decision table; healthy data lets a blocked training through. Recorded once a run."""
+    """Open, worsen and resolve incidents by the decision table; healthy data lets a blocked training through. Recorded once a measurement."""
     policy = policy_of(use.settings.quality)
 
     def decided(event: DqEvaluated, incidents: Mapping[str, IncidentState], now: datetime) -> Sequence[Change]:

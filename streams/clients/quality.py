@@ -100,7 +100,7 @@ class Quality(Protocol):
         ...
 
     async def record(self, events: Sequence[DqEvaluated], decide: Decide) -> list[Recorded]:
-        """Keep each verdict and what follows from it, whole or not at all; the same run's verdict is recorded once, however often it is asked."""
+        """Keep each verdict and what follows from it, whole or not at all; the same measurement of a run is recorded once, however often asked."""
         ...
 
     async def last_verdict(self, tenant_id: str) -> LastVerdict | None:

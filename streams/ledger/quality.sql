@@ -13,8 +13,11 @@ select coalesce(s.watched, false) as watched, s.verdict, coalesce(s.checks, '[]'
        (select a.reason from quality_allowances a where a.tenant_id = $1 and a.until > $2 order by a.until desc limit 1) as allowed
 from tenants t left join quality_states s using (tenant_id) where t.tenant_id = $1;
 
--- recorded($1 runs): what was decided about these runs' verdicts, as far as they were recorded
-select run_id, decided from quality_recorded where run_id = any ($1);
+-- recorded($1 runs): what was decided about these runs' verdicts, as far as they were recorded, with the moment at which each measured
+select run_id, measured_at, decided from quality_recorded where run_id = any ($1);
+
+-- idle($1 tenants): those of them that are suspended or deleted
+select tenant_id from tenants where tenant_id = any ($1) and status <> 'active';
 
 -- in_vain($1 tenant, $2 training run): how many of the tenant's quality runs ended without a verdict since the training was asked for
 select count(*)::int from runs q join runs t on t.run_id = $2
@@ -40,10 +43,10 @@ select transitions from incidents where id = $1;
 with given as (
     select * from unnest($1::uuid[], $2::text[], $3::boolean[], $4::text[], $5::timestamptz[], $6::jsonb[]) g (run_id, tenant_id, watched, verdict, at, body)
 ), marked as (   -- what was recorded before stays as it is
-    insert into quality_recorded (run_id, tenant_id, at, decided) select run_id, tenant_id, $7, body -> 'decided' from given
-    on conflict do nothing returning run_id
+    insert into quality_recorded (run_id, measured_at, tenant_id, at, decided) select run_id, at, tenant_id, $7, body -> 'decided' from given
+    on conflict do nothing returning run_id, measured_at
 ), new as materialized (
-    select g.* from given g join marked using (run_id)
+    select g.* from given g join marked m on (m.run_id, m.measured_at) = (g.run_id, g.at)
 ), told as (
     insert into quality_verdicts (tenant_id, at, run_id, verdict, checks, decisions)
     select tenant_id, at, run_id, verdict, body -> 'checks', body -> 'decided' -> 'decisions' from new where watched on conflict do nothing

@@ -1,11 +1,15 @@
 """What cannot be seen any more is never a pass, and what nobody watches any more has no open incident."""
 
 import json
+from uuid import uuid4
 
 import pytest
 
+from agents.quality import alert, measure
+from schemas.quality import DqTick
 from streams.cpu import ChildDied
-from streams.tenants import delete_tenant, suspend_tenant
+from streams.requests import retry_run
+from streams.tenants import add_tenant, delete_tenant, suspend_tenant
 from tests.quality.data import a_tenant, load, spoil
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
@@ -78,6 +82,30 @@ async def test_an_hour_without_a_baseline_lifts_no_block(world, tables):
     await world.tick("acme")
     assert await world.verdict("acme") == "pass"
     await world.until(lambda runs: [run for run in runs if run["pipeline"] == "training" and run["state"] == "succeeded"])
+    assert await world.reader.incidents(state="open") == []
+
+
+@pytest.mark.parametrize("end", [suspend_tenant, delete_tenant])
+async def test_a_verdict_that_comes_after_its_tenant_was_suspended_or_deleted_opens_nothing(world, tables, end):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await add_tenant(world.ledger, "dirty", name=None, by="test")
+    [found] = await measure([DqTick(tenant_id="dirty", run_id=uuid4())], world.use)
+    await end(world.ledger, world.pipelines, "dirty", by="ann")
+    [decided] = await alert([found], world.use)
+    assert (found.verdict, decided.decisions) == ("fail", [])
+    assert await world.reader.incidents() == []
+
+
+async def test_a_measurement_that_is_retried_counts(world, tables):
+    await load(tables, spoil(a_tenant("dirty"), kinds=50))
+    await world.tick("dirty")
+    await tables.execute("delete from user_interactions where interaction_type = 'teleport'")
+    world.later(0.1)
+    [run] = await world.runs()
+    assert (await retry_run(world.ledger, world.pipelines, run["run_id"], stage="measure", by="ann"))["result"] == "reopened"
+    await world.run(run["run_id"], state="succeeded")
+    assert await world.verdict("dirty") == "pass"
+    assert [each["verdict"] for each in await world.reader.history("dirty")] == ["pass", "fail"]
     assert await world.reader.incidents(state="open") == []
 
 

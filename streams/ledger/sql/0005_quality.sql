@@ -25,12 +25,15 @@ create table quality_verdicts (
 ) partition by range (at);
 create table quality_verdicts_other partition of quality_verdicts default;
 
--- Which verdict of which run was recorded: a run that is worked on twice is recorded once. Dropped with the verdicts.
+-- Which verdict of which run was recorded: a measurement that is worked on twice is recorded once; one that was retried measures at another
+-- moment. Dropped with the verdicts.
 create table quality_recorded (
-    run_id      uuid primary key,
+    run_id      uuid not null,
+    measured_at timestamptz not null,
     tenant_id   text not null,
     at          timestamptz not null,
-    decided     jsonb not null
+    decided     jsonb not null,
+    primary key (run_id, measured_at)
 );
 create index quality_recorded_at on quality_recorded (at);
 
