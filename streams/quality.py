@@ -145,7 +145,7 @@ class QualityReader:
         self._connection = connection
 
     async def tenants(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Every tenant that was ever due, the most troubled first."""
+        """Every tenant that was ever due, the most troubled first; suspended ones last, deleted ones not at all."""
         return await self._rows("tenants", limit)
 
     async def tenant(self, tenant_id: str) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -75,14 +75,14 @@ def show(
     """
     if rows:
         return _show_rows(tenant, as_json)
-    found = run_async(_found(lambda reader: reader.tenant(tenant), tenant))
+    found, now = run_async(_at(lambda reader: reader.tenant(tenant), tenant))
     if found is None:
         raise CliError("no_verdict", f"the data of {tenant} has never been measured; `tidemill quality run {tenant}`")
 
     def people() -> None:
         head = "not watched: the warehouse does not know this tenant" if not found["watched"] else found["verdict"]
         out.line(f"{tenant}: {head} at {out.word(found['at'])} UTC")
-        if given := found["allowance"]:
+        if (given := found["allowance"]) and datetime.fromisoformat(given["until"]) > now:
             out.line(f"allowed to train until {given['until'][:16].replace('T', ' ')} UTC by {given['by']}: {given['reason']}")
         out.table(_COLUMNS, map(_check_row, found["checks"]))
 
@@ -106,15 +106,13 @@ def history(tenant: TenantId, limit: Limit = 30, as_json: Json = False) -> None:
 
 @app.command("list")
 def list_(limit: Limit = 1000, as_json: Json = False) -> None:
-    """List all tenants, the most troubled first.
+    """List all tenants, the most troubled first; suspended ones last.
 
     Example: tidemill quality list
     """
-    found = run_async(_found(lambda reader: reader.tenants(limit)))
+    found, now = run_async(_at(lambda reader: reader.tenants(limit)))
     columns = ("tenant", "verdict", "failing", "open incidents", "measured (UTC)", "allowed until (UTC)")
-    rows = (
-        (r["tenant_id"], r["verdict"] if r["watched"] else "not watched", r["failing"], r["incidents"], r["at"], r["allowed_until"]) for r in found
-    )
+    rows = ((r["tenant_id"], _stands(r), r["failing"], r["incidents"], r["at"], _still(r["allowed_until"], now)) for r in found)
     out.show(found, as_json, lambda: out.table(columns, rows))
 
 
@@ -229,7 +227,12 @@ async def _until_over(door: Door, runs: list[UUID], timeout: float) -> "list[Run
 
 
 async def _found(question: "Callable[[QualityReader], Awaitable[Any]]", tenant: str | None = None) -> Any:
-    """The answer to a question about quality, on a connection of its own; a tenant that does not exist ends the command."""
+    """The answer to a question about quality."""
+    return (await _at(question, tenant))[0]
+
+
+async def _at(question: "Callable[[QualityReader], Awaitable[Any]]", tenant: str | None = None) -> tuple[Any, datetime]:
+    """The answer and the ledger's time, on a connection of its own; a tenant that does not exist ends the command."""
     from streams.ledger.connection import Connection
     from streams.quality import QualityReader
 
@@ -239,7 +242,7 @@ async def _found(question: "Callable[[QualityReader], Awaitable[Any]]", tenant: 
             await known.tenant(tenant)
         connection = Connection(own.ledger.dsn.get_secret_value(), name="tidemill-cli")
         try:
-            return await question(QualityReader(connection))
+            return await question(QualityReader(connection)), (await known.clock()).now()
         finally:
             await connection.close()
 
@@ -257,6 +260,17 @@ def _no_verdict(without: list[Row]) -> str:
     first, others = without[0], f"; so did {len(without) - 1} more" if len(without) > 1 else ""
     ended = f"the run that measured {first['tenant_id']} ended {first['outcome']} without a verdict"
     return f"{ended}{others}; `tidemill show {first['run_id']}` says why"
+
+
+def _stands(row: Row) -> str:
+    if row["status"] == "suspended":
+        return "suspended"
+    return str(row["verdict"]) if row["watched"] else "not watched"
+
+
+def _still(until: datetime | None, now: datetime) -> datetime | None:
+    """An allowance's end, as long as it is to come."""
+    return until if until is not None and until > now else None
 
 
 def _verdict_row(row: Row) -> tuple[Any, ...]:

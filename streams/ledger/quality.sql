@@ -81,15 +81,16 @@ where t.status = 'active' and r.state = 'blocked' and r.code = 'data_quality'
 -- allow($1 tenant, $2 reason, $3 by, $4 now, $5 until): let a tenant train in spite of its verdict
 insert into quality_allowances (tenant_id, reason, given_by, given_at, until) values ($1, $2, $3, $4, $5);
 
--- tenants($1 limit): every watched tenant, most trouble first
-select s.tenant_id, s.verdict, s.watched, s.at, s.run_id,
+-- tenants($1 limit): every tenant that was ever measured and is not deleted, most trouble first; below them who is suspended
+select s.tenant_id, t.status, s.verdict, s.watched, s.at, s.run_id,
        (select count(*) from jsonb_array_elements(s.checks) c where c ->> 'status' in ('fail', 'error')) as failing,
        coalesce(i.open, 0) as incidents, i.worst,
        (select max(a.until) from quality_allowances a where a.tenant_id = s.tenant_id) as allowed_until
-from quality_states s
+from quality_states s join tenants t on t.tenant_id = s.tenant_id and t.status <> 'deleted'
 left join (select tenant_id, count(*) as open, max(array_position(array['low', 'medium', 'high', 'critical'], severity)) as worst
-           from incidents where state = 'open' group by tenant_id) i using (tenant_id)
-order by array_position(array['fail', 'error', 'warn', 'pass'], s.verdict), i.worst desc nulls last, failing desc, s.tenant_id limit $1;
+           from incidents where state = 'open' group by tenant_id) i on i.tenant_id = s.tenant_id
+order by t.status = 'suspended', array_position(array['fail', 'error', 'warn', 'pass'], s.verdict), i.worst desc nulls last, failing desc, s.tenant_id
+limit $1;
 
 -- tenant($1 tenant): the newest verdict in full
 select s.tenant_id, s.watched, s.verdict, s.checks, s.run_id, s.at,

@@ -33,7 +33,7 @@ class Trend:
 
 @router.get("/api/v1/quality", tags=["quality"])
 async def tenants(use: Use, limit: Limit = 1000) -> list[dict[str, Any]]:
-    """Every tenant's newest verdict, the most troubled first."""
+    """Every tenant's newest verdict, the most troubled first; suspended ones last, deleted ones not at all."""
     return await _reader(use).tenants(limit)
 
 

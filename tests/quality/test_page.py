@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from streams.quality import allow
+from streams.tenants import delete_tenant, suspend_tenant
 from tests.quality.data import a_tenant, load, spoil
 from tests.web import web_of
 
@@ -39,3 +40,18 @@ async def test_a_page_says_what_fails_what_it_means_for_training_and_what_to_typ
         assert "Training is blocked" in await read("dirty")
         await web.patch("/api/v1/quality/dirty/checks", json={"gate": "off"})
         assert "the gate is off for this tenant" in await read("dirty")
+
+
+async def test_of_all_tenants_a_deleted_one_is_left_out_and_a_suspended_one_lies_below(world, tables):
+    for tenant in ("dirty", "gone", "sound"):
+        await load(tables, a_tenant(tenant) if tenant == "sound" else spoil(a_tenant(tenant), kinds=50))
+    await world.tick("dirty", "gone", "sound")
+    assert [each["tenant_id"] for each in await world.reader.tenants()] == ["dirty", "gone", "sound"]
+    await suspend_tenant(world.ledger, world.pipelines, "dirty", by="ann")
+    await delete_tenant(world.ledger, world.pipelines, "gone", by="ann")
+    async with web_of(world) as web:
+        listed = (await web.get("/api/v1/quality")).json()
+        page = (await web.get("/quality", headers={"Accept": "text/html"})).text
+    assert [(each["tenant_id"], each["status"]) for each in listed] == [("sound", "active"), ("dirty", "suspended")]
+    assert page.index("/quality/sound") < page.index("/quality/dirty") < page.index(">suspended<")
+    assert "/quality/gone" not in page

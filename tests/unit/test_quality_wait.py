@@ -1,4 +1,4 @@
-"""`tidemill quality run --wait` answers with the verdict of the run it waited for, and with no older one."""
+"""`tidemill quality`: `run --wait` answers with the verdict of the run it waited for and no older one; an allowance is told while it holds."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -44,3 +44,41 @@ def test_an_old_pass_is_no_answer_when_the_run_ended_without_a_verdict(last):
 def test_the_runs_own_verdict_and_a_later_one_count(last, change):
     last |= change
     assert quality.run("acme", wait=True) == 0
+
+
+@pytest.mark.parametrize(("hours", "holds"), [(1, True), (-1, False)])
+def test_an_allowance_is_told_until_it_expires(last, monkeypatch, capsys, hours, holds):
+    until = ASKED + timedelta(hours=hours)
+    found = last | {"tenant_id": "acme", "allowance": {"until": until.isoformat(), "by": "ann", "reason": "harmless"}}
+    row = {
+        "tenant_id": "acme",
+        "status": "active",
+        "verdict": "fail",
+        "watched": True,
+        "failing": 1,
+        "incidents": 1,
+        "at": ASKED,
+        "allowed_until": until,
+    }
+
+    async def at(question, tenant=None):
+        return (found if tenant else [row]), ASKED
+
+    monkeypatch.setattr(quality, "_at", at)
+    quality.show("acme")
+    assert ("allowed to train until" in capsys.readouterr().out) is holds
+    quality.list_()
+    assert (f"{until:%H:%M}" in capsys.readouterr().out) is holds
+
+
+def test_a_suspended_tenant_is_listed_as_such(monkeypatch, capsys):
+    row = {"tenant_id": "acme", "status": "suspended", "verdict": "fail", "watched": True, "failing": 1, "incidents": 0, "at": ASKED}
+
+    async def at(question, tenant=None):
+        return [row | {"allowed_until": None}], ASKED
+
+    monkeypatch.setattr(quality, "_at", at)
+    quality.list_()
+    said = capsys.readouterr().out
+    assert "suspended" in said
+    assert "fail " not in said.split("\n", 1)[1]
