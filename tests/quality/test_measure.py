@@ -86,6 +86,25 @@ async def test_new_rows_alone_give_the_same_numbers_as_everything(tables, wareho
     assert expected["duplicates.count"] == 2
 
 
+async def test_new_twins_without_a_time_are_counted_as_where_everything_is_read_and_found_through_the_index(tables, warehouse):
+    rows = a_tenant("acme", interactions=5000)
+    await load(tables, rows)
+    state = to_count_on((await look(warehouse, "acme"))["acme"])
+    young = Rows(user_interactions=[("u0", "i0", "view", None, "acme", NOW)] * 3 + [("u1", None, None, None, "acme", NOW)] * 2)
+    await load(tables, young)
+    await tables.execute("analyze")
+    rows += young
+    since = datetime.fromisoformat(state["since"])
+    [profile] = (await look(warehouse, "acme", since=since, before=state["before"])).values()
+    assert not profile.whole
+    assert profile.numbers["duplicates.count"] == count(rows, "acme")["duplicates.count"] == 3
+    [some] = [some for some in TOGETHER if some[0].name == "duplicates"]
+    async with warehouse.snapshot() as connection:
+        plan = await connection.fetch("explain " + text(some, incremental=True), *parameters([Due("acme", TYPES, since)], NOW, NOW, TOLERANCE))
+    assert not [line[0] for line in plan if "Seq Scan on user_interactions" in line[0]]
+    assert sum('"timestamp"' in line[0] and "Index Cond" in line[0] for line in plan) == 2
+
+
 async def test_new_rows_without_a_time_of_their_own_are_seen_at_the_next_tick(tables, warehouse):
     rows = a_tenant("acme")
     await load(tables, rows)
