@@ -19,6 +19,22 @@ async def test_a_row_that_breaks_a_rule_is_no_duplicate_of_itself(tables, wareho
     assert broken == {"interaction_type": 5, "item_exists": 3, "in_time": 4}
 
 
+async def test_many_of_one_kind_crowd_out_no_other_and_a_twin_is_found_however_old(tables, warehouse):
+    rows = spoil(a_tenant("dirty", interactions=3000), orphans=1500)
+    rows.user_interactions.append(rows.user_interactions[2900])
+    await load(tables, spoil(rows, kinds=5, null_types=4, null_times=3))
+    sampled = await sample(warehouse, "dirty", TYPES, NOW, timedelta(minutes=5))
+    assert len(sampled) == 2000
+    broken = {(finding.expectation.split("_to_")[1], finding.column): finding.broken for finding in validate(sampled, TYPES) if finding.broken}
+    assert broken.pop(("be_in_set", "item_exists")) == 1000 - 5 - 4 - 3 - 2
+    assert broken == {
+        ("be_in_set", "interaction_type"): 5,
+        ("not_be_null", "interaction_type"): 4,
+        ("not_be_null", "timestamp"): 3,
+        ("be_unique", "user_id, item_id, interaction_type, timestamp"): 2,
+    }
+
+
 def test_an_expectation_that_could_not_be_asked_is_an_error():
     judge.great_expectations_parts()
     row = {"user_id": "u", "item_id": "i", "interaction_type": "view", "timestamp": NOW.isoformat(), "item_exists": True, "in_time": True}
