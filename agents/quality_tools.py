@@ -4,12 +4,16 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from agents.quality import limits_of, warehouse_of
+import asyncpg
+
+from agents.quality import NO_JUDGE, limits_of, warehouse_of
 from expectations import rows, warehouse
 from expectations.limits import bounds, origin, problem, read_own
 from expectations.suites import CHECKS
+from expectations.trouble import trouble
 from streams.resident import ResidentChild
 from streams.settings import Settings
+from streams.stage import GiveUp
 
 
 class Tools:
@@ -31,11 +35,18 @@ class Tools:
         return problem(quality, limits_of(settings.quality))
 
     async def rows(self, settings: Settings, tenant_id: str, own: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
-        """What Great Expectations says of a bounded sample of the tenant's interactions, row by row."""
+        """What Great Expectations says of a bounded sample of the tenant's interactions, row by row; gives up with the code of what is in the way."""
         types = read_own(own).interaction_types or settings.quality.interaction_types
-        found = await rows.sample(warehouse_of(settings), tenant_id, types, now, settings.quality.future_tolerance)
-        async with ResidentChild(memory=settings.runtime.child_memory) as child:
-            judged = await child.run(rows.validate, found, types, timeout=settings.quality.judge_timeout)
+        try:
+            found = await rows.sample(warehouse_of(settings), tenant_id, types, now, settings.quality.future_tolerance)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            why = trouble(error, "user_interactions, items or users")
+            raise GiveUp(why.sentence, code=why.code) from error
+        try:
+            async with ResidentChild(memory=settings.runtime.child_memory) as child:
+                judged = await child.run(rows.validate, found, types, timeout=settings.quality.judge_timeout)
+        except NO_JUDGE as error:
+            raise GiveUp(f"the judge did not answer ({error})", code="judge_died") from error
         return [asdict(each) for each in judged]
 
     async def create_warehouse(self, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from streams.cli import out
 from streams.cli.frame import Door, Json, act, in_time, me, reading, settings, unless_held
 from streams.cli.frame import run as run_async
 from streams.cli.quality_limits import amount, checks, set_
-from streams.cli.refusal import FAILED, USAGE, CliError, accepted
+from streams.cli.refusal import FAILED, NOT_THERE, USAGE, CliError, accepted
 from streams.cli.runs import Limit
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ def _show_rows(tenant: str, as_json: bool) -> None:
     async def main() -> list[Row]:
         from streams.ledger.connection import Connection
         from streams.quality import tenant_settings
+        from streams.stage import GiveUp
 
         own = settings()
         async with reading(own) as reader:
@@ -182,7 +183,10 @@ def _show_rows(tenant: str, as_json: bool) -> None:
                 mine = await tenant_settings(connection, tenant)
             finally:
                 await connection.close()
-        found: list[Row] = await load(own.quality.tools).rows(own, tenant, mine, clock.now())
+        try:
+            found: list[Row] = await load(own.quality.tools).rows(own, tenant, mine, clock.now())
+        except GiveUp as reason:
+            raise CliError(reason.code, reason.sentence, NOT_THERE if reason.code == "warehouse_away" else FAILED) from None
         return found
 
     found = run_async(main())

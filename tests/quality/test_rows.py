@@ -1,11 +1,15 @@
 """A tenant's rows one by one: each row of the sample is there once, and what could not be looked at is never a row that holds."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
 from expectations import judge
 from expectations.rows import sample, validate
+from streams.cli import quality
+from streams.cli.refusal import CliError
+from streams.tenants import add_tenant
 from tests.quality.data import NOW, TYPES, a_tenant, load, spoil
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore")]  # the library's own warnings
@@ -33,6 +37,24 @@ async def test_many_of_one_kind_crowd_out_no_other_and_a_twin_is_found_however_o
         ("not_be_null", "timestamp"): 3,
         ("be_unique", "user_id, item_id, interaction_type, timestamp"): 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("statement", "dsn", "code", "status"),
+    [
+        ("drop table items", None, "table_missing", 1),
+        ("revoke select on users from tidemill_reader", None, "no_permission", 1),
+        ("select 1", "postgresql://tidemill@127.0.0.1:1/nowhere", "warehouse_away", 3),
+    ],
+)
+async def test_the_command_ends_with_the_code_of_what_is_in_the_way(world, tables, warehouse_dsn, monkeypatch, statement, dsn, code, status):
+    await add_tenant(world.ledger, "acme", name=None, by="test")
+    await tables.execute(statement)
+    monkeypatch.setenv("TIDEMILL_LEDGER__DSN", world.dsn)
+    monkeypatch.setenv("TIDEMILL_WAREHOUSE__DSN", dsn or warehouse_dsn)
+    with pytest.raises(CliError) as ended:
+        await asyncio.to_thread(quality.show, "acme", rows=True)
+    assert (ended.value.code, ended.value.status) == (code, status)
 
 
 def test_an_expectation_that_could_not_be_asked_is_an_error():
