@@ -23,7 +23,7 @@ with repeated as (   -- equal rows have equal times, which an index has in order
     from looked_up
 ), ranked as (   -- the rows of each rule side by side, twins beside each other
     select n, row_number() over (partition by rule order by "timestamp" desc, user_id, item_id, interaction_type) as rank
-    from judged, unnest(broken) rule
+    from judged, unnest(broken) rule where broken <> '{}'
 ), offending as (
     select n from ranked group by n order by min(rank), n limit $4
 ), newest as (
