@@ -55,7 +55,8 @@ class Rule:
             due = time.astimezone(UTC)
             if self.ends_at and due > self.ends_at:
                 return
-            yield due
+            if due > moment:  # within an hour that comes twice, cronsim gives times of its first pass
+                yield due
 
 
 def next_due(rule: Rule, now: datetime) -> datetime | None:

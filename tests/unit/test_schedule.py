@@ -1,7 +1,7 @@
 """When schedules are due: time zones, missed times, windows."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 
 import pytest
 
@@ -111,3 +111,24 @@ def test_the_preview_says_which_time_the_clocks_show_twice() -> None:
     fires = preview(Rule("30 2 * * *", "Europe/Berlin"), at("2026-10-24T12:00"), 2)
     assert [fire.note is not None for fire in fires] == [True, True]
     assert fires[0].note == "the clocks show this time twice; it fires once"
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Europe/Berlin", "2026-10-25"),
+        ("America/New_York", "2026-11-01"),
+        ("Australia/Lord_Howe", "2026-04-05"),
+        ("America/Santiago", "2026-04-05"),
+        ("America/Havana", "2026-11-01"),
+        ("Pacific/Auckland", "2026-04-05"),
+    ],
+)
+@pytest.mark.parametrize("cron", ["30 2 * * *", "15,45 0-3 * * *", "50 1 * * *", "45 23 * * *", "0 * * * *"])
+def test_the_next_time_lies_ahead_also_within_an_hour_that_comes_twice(zone: str, day: str, cron: str) -> None:
+    start = at(f"{day}T00:00") - timedelta(hours=14)
+    whole = list(takewhile(lambda time: time < start + timedelta(days=3), Rule(cron, zone).after(start)))
+    assert whole == sorted(set(whole))
+    for quarter in range(28 * 4):
+        now = start + timedelta(minutes=15 * quarter)
+        assert next_due(Rule(cron, zone), now) == next(time for time in whole if time > now)
