@@ -14,7 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 MOST_MISSED = 10_000
-"""Due times looked at after a stop; a schedule of each minute reaches a week back."""
+"""Due times made up for after a stop, the newest; a schedule of each minute reaches a week back."""
+PROMPT = timedelta(minutes=1)
+"""A due time has not been missed until it is later than this; the functions for slots in the ledger say the same."""
 
 
 class BadSchedule(ValueError):
@@ -46,6 +48,8 @@ class Rule:
             zone = ZoneInfo(self.zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise BadSchedule("zone", f"there is no time zone {self.zone!a}; use a name of the IANA database, such as Europe/Berlin") from None
+        if len(self.cron.split()) != 5:  # cronsim knows a sixth, of seconds; the timers do not look that often
+            raise BadSchedule("cron", f"{self.cron!a} is no cron expression (it has not five fields); such as `0 2 * * *` for 02:00")
         moment = max(moment, self.starts_at - timedelta(seconds=1)) if self.starts_at else moment
         try:
             times = CronSim(self.cron, moment.astimezone(zone))
@@ -72,13 +76,23 @@ def missed(rule: Rule, due: datetime, now: datetime) -> tuple[list[datetime], da
     """
     if due > now:
         return [], due  # the clock was put back: what fired stays fired
-    times = [due, *takewhile(lambda time: time <= now, islice(rule.after(due), MOST_MISSED))]
-    fresh = [time for time in times if time >= now - rule.catch_up]
+    oldest, most = now - rule.catch_up, MOST_MISSED if rule.missed == "all" else 1
+    later = _newest(rule, max(due, oldest - timedelta(microseconds=1)), now, most)
+    fresh = [*([due] if due >= oldest else []), *later][-most:]
     if rule.missed == "skip":
-        fresh = [time for time in fresh[-1:] if time >= now - timedelta(minutes=1)]
-    elif rule.missed == "latest":
-        fresh = fresh[-1:]
+        fresh = [time for time in fresh if time >= now - PROMPT]
     return fresh, next_due(rule, now)
+
+
+def _newest(rule: Rule, begin: datetime, now: datetime, most: int) -> list[datetime]:
+    """The newest due times after `begin` and up to `now`, `most` of them at least if there are so many; found from the end."""
+    span = timedelta(hours=1)
+    while True:
+        start = max(begin, now - span)
+        times = list(takewhile(lambda time: time <= now, rule.after(start)))
+        if start == begin or len(times) >= most:
+            return times
+        span *= 2
 
 
 class Fire(NamedTuple):

@@ -5,7 +5,7 @@ from itertools import islice, pairwise, takewhile
 
 import pytest
 
-from streams.schedule import BadSchedule, Rule, missed, next_due, preview
+from streams.schedule import MOST_MISSED, BadSchedule, Rule, missed, next_due, preview
 
 
 def at(text: str) -> datetime:
@@ -41,6 +41,20 @@ def test_after_three_days_of_standstill_each_policy_does_what_it_says() -> None:
 def test_a_time_that_is_due_just_now_fires_under_every_policy(policy: str) -> None:
     times, _ = missed(Rule("0 2 * * *", missed=policy), at("2026-03-01T02:00"), at("2026-03-01T02:00:01"))
     assert times == [at("2026-03-01T02:00")]
+
+
+@pytest.mark.parametrize(("policy", "count"), [("all", 1440), ("latest", 1), ("skip", 1)])
+def test_after_a_long_stop_a_schedule_of_each_minute_loses_its_oldest_times(policy: str, count: int) -> None:
+    due, now = at("2026-03-01T00:00"), at("2026-03-08T12:00:05")
+    times, following = missed(Rule("* * * * *", missed=policy), due, now)
+    assert (times[-1], following) == (at("2026-03-08T12:00"), at("2026-03-08T12:01"))
+    assert len(times) == count
+
+
+def test_of_more_times_than_are_made_up_for_the_newest_fire() -> None:
+    due, now = at("2026-03-01T00:00"), at("2026-03-20T00:00:05")
+    times, _ = missed(Rule("* * * * *", missed="all", catch_up=timedelta(days=30)), due, now)
+    assert (len(times), times[-1]) == (MOST_MISSED, at("2026-03-20T00:00"))
 
 
 def test_a_clock_that_jumps_back_fires_nothing_again() -> None:
@@ -88,6 +102,8 @@ def test_a_schedule_is_quiet_before_its_start_and_after_its_end() -> None:
     [
         (Rule("every day"), "cron"),
         (Rule("0 25 * * *"), "cron"),
+        (Rule("*/10 * * * * *"), "cron"),
+        (Rule("0 2 * *"), "cron"),
         (Rule("0 2 * * *", "Mars/Base"), "zone"),
         (Rule("0 2 * * *", "../etc"), "zone"),
     ],
