@@ -1,7 +1,8 @@
 """When a schedule is due: cron in a time zone, the due times that were missed, and the policy for them. Pure functions.
 
-Times of day that a zone skips in spring fire at the next valid time, and those it repeats in autumn fire once (cronsim's rules,
-after Debian's cron): the preview and the tests show it zone by zone.
+Times of day that a zone skips in spring fire at the next valid time, and those it repeats in autumn fire once. Where the minute or the
+hour begins with `*` the schedule goes by time passed: skipped times are left out, repeated ones fire both times (cronsim's rules, after
+Debian's cron). The preview and the tests show it zone by zone.
 """
 
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ class Rule:
     catch_up: timedelta = timedelta(days=1)
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+
+    @property
+    def by_time_passed(self) -> bool:
+        """Whether it fires both times when the clocks show a time twice."""
+        return any(field.startswith("*") for field in self.cron.split()[:2])
 
     def check(self) -> None:
         """Raise `BadSchedule` for what cannot be followed."""
@@ -111,14 +117,14 @@ def preview(rule: Rule, now: datetime, count: int) -> list[Fire]:
     before, fires = now.astimezone(zone), []
     for due in islice(rule.after(now), count):
         local = due.astimezone(zone)
-        fires.append(Fire(due, local.isoformat(timespec="minutes"), _note(before, local)))
+        fires.append(Fire(due, local.isoformat(timespec="minutes"), _note(rule, before, local)))
         before = local
     return fires
 
 
-def _note(before: datetime, local: datetime) -> str | None:
+def _note(rule: Rule, before: datetime, local: datetime) -> str | None:
     if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():
-        return "the clocks show this time twice; it fires once"
+        return f"the clocks show this time twice; it fires {'both times' if rule.by_time_passed else 'once'}"
     old, new = before.utcoffset(), local.utcoffset()
     if old is None or new is None or old == new:
         return None

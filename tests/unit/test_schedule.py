@@ -129,6 +129,20 @@ def test_the_preview_says_which_time_the_clocks_show_twice() -> None:
     assert fires[0].note == "the clocks show this time twice; it fires once"
 
 
+@pytest.mark.parametrize("cron", ["0 * * * *", "*/60 2 * * *"])
+def test_the_preview_says_that_a_schedule_by_the_hour_fires_both_times(cron: str) -> None:
+    fires = preview(Rule(cron, "Europe/Berlin"), at("2026-10-24T23:30"), 2)
+    assert [(fire.local, fire.note) for fire in fires] == [
+        ("2026-10-25T02:00+02:00", "the clocks show this time twice; it fires both times"),
+        ("2026-10-25T02:00+01:00", "the clocks show this time twice; it fires both times"),
+    ]
+
+
+def test_a_schedule_by_the_hour_leaves_out_what_the_clocks_skip() -> None:
+    [fire] = preview(Rule("*/30 2 * * *", "Europe/Berlin"), at("2026-03-28T12:00"), 1)
+    assert fire.local == "2026-03-30T02:00+02:00"
+
+
 @pytest.mark.parametrize(
     ("zone", "day"),
     [
