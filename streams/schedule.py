@@ -19,6 +19,9 @@ MOST_MISSED = 10_000
 PROMPT = timedelta(minutes=1)
 """A due time has not been missed until it is later than this; the functions for slots in the ledger say the same."""
 
+YEARS = range(2000, 2200)
+"""In which a schedule may start and end."""
+
 
 class BadSchedule(ValueError):
     """A cron expression or zone nobody can follow; `field` says which."""
@@ -45,7 +48,8 @@ class Rule:
         return any(field.startswith("*") for field in self.cron.split()[:2])
 
     def check(self) -> None:
-        """Raise `BadSchedule` for what cannot be followed."""
+        """Raise `BadSchedule` for what cannot be followed, or is surely not meant."""
+        _in_years("ends_at", self.ends_at)
         next(self.after(datetime(2026, 1, 1, tzinfo=UTC)), None)
 
     def after(self, moment: datetime) -> Iterator[datetime]:
@@ -56,17 +60,24 @@ class Rule:
             raise BadSchedule("zone", f"there is no time zone {self.zone!a}; use a name of the IANA database, such as Europe/Berlin") from None
         if len(self.cron.split()) != 5:  # cronsim knows a sixth, of seconds; the timers do not look that often
             raise BadSchedule("cron", f"{self.cron!a} is no cron expression (it has not five fields); such as `0 2 * * *` for 02:00")
+        _in_years("starts_at", self.starts_at)
         moment = max(moment, self.starts_at - timedelta(seconds=1)) if self.starts_at else moment
         try:
             times = CronSim(self.cron, moment.astimezone(zone))
         except CronSimError as error:
             raise BadSchedule("cron", f"{self.cron!a} is no cron expression ({error}); five fields, such as `0 2 * * *` for 02:00") from None
+        end = self.ends_at.replace(tzinfo=self.ends_at.tzinfo or UTC) if self.ends_at else None  # asyncpg gives infinity without a zone
         for time in times:
             due = time.astimezone(UTC)
-            if self.ends_at and due > self.ends_at:
+            if end and due > end:
                 return
             if due > moment:  # within an hour that comes twice, cronsim gives times of its first pass
                 yield due
+
+
+def _in_years(field: str, moment: datetime | None) -> None:
+    if moment and moment.year not in YEARS:
+        raise BadSchedule(field, f"lies in the year {moment.year}; it may be any from {YEARS[0]} to {YEARS[-1]}, or null for none")
 
 
 def next_due(rule: Rule, now: datetime) -> datetime | None:
@@ -112,10 +123,9 @@ class Fire(NamedTuple):
 
 def preview(rule: Rule, now: datetime, count: int) -> list[Fire]:
     """The next fires; the first after a change of the clocks says so."""
-    rule.check()
-    zone = ZoneInfo(rule.zone)
+    dues, zone = list(islice(rule.after(now), count)), ZoneInfo(rule.zone)
     before, fires = now.astimezone(zone), []
-    for due in islice(rule.after(now), count):
+    for due in dues:
         local = due.astimezone(zone)
         fires.append(Fire(due, local.isoformat(timespec="minutes"), _note(rule, before, local)))
         before = local

@@ -154,7 +154,7 @@ async def _wrong(raw: "asyncpg.Connection[Any]", pipelines: Pipelines, name: str
     if unknown := unknown_fields(pipeline.entry, said.get("request") or {}):
         return refused("bad_field", fields={f"request.{name}": f"{pipeline.entry.topic} has no such field" for name in unknown})
     try:
-        Rule(wanted["cron"], wanted.get("zone") or "UTC").check()
+        Rule(wanted["cron"], wanted.get("zone") or "UTC", starts_at=wanted.get("starts_at"), ends_at=wanted.get("ends_at")).check()
         pipeline.entry.model_validate((wanted.get("request") or {}) | {"tenant_id": tenant or "any-tenant"})
     except BadSchedule as error:
         return refused("bad_schedule", fields={error.field: str(error)})

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -201,3 +201,17 @@ def most_rows(node: dict[str, Any]) -> float:
     """What the plan's busiest node read."""
     read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
     return max([read * node["Actual Loops"], *map(most_rows, node.get("Plans", []))])
+
+
+@pytest.mark.parametrize("when", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("field", ["starts_at", "ends_at"])
+async def test_a_day_that_no_calendar_holds_is_refused_and_the_page_survives_one_let_in_before(travel: Travel, field: str, when: str) -> None:
+    async with web_of(travel) as web:
+        path = "/api/v1/schedules/daily"
+        said = (await web.put(path, json=DAILY | {field: when})).json()
+        assert (said["code"], [each["field"] for each in said["fields"]]) == ("bad_schedule", [field])
+        assert (await web.put(path, json=DAILY)).json()["result"] == "created"
+        await travel.rows(f"update schedules set {field} = $1 returning 1", datetime.fromisoformat(when))
+        assert (await web.get("/schedules", headers={"Accept": "text/html"})).status_code == 200
+        assert (await web.put(path, json={"cron": "0 3 * * *"})).json()["code"] == "bad_schedule"
+        assert (await web.put(path, json={field: None})).json()["result"] == "changed"

@@ -106,12 +106,28 @@ def test_a_schedule_is_quiet_before_its_start_and_after_its_end() -> None:
         (Rule("0 2 * *"), "cron"),
         (Rule("0 2 * * *", "Mars/Base"), "zone"),
         (Rule("0 2 * * *", "../etc"), "zone"),
+        (Rule("0 2 * * *", starts_at=at("0001-01-01T00:00")), "starts_at"),
+        (Rule("0 2 * * *", starts_at=at("9999-12-31T23:59")), "starts_at"),
+        (Rule("0 2 * * *", ends_at=at("0001-01-01T00:00")), "ends_at"),
+        (Rule("0 2 * * *", ends_at=at("9999-12-31T23:59")), "ends_at"),
     ],
 )
 def test_what_nobody_can_follow_is_refused_by_its_field(rule: Rule, field: str) -> None:
     with pytest.raises(BadSchedule) as refused:
         rule.check()
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_start_that_was_let_in_once_is_named_by_the_preview(year: str) -> None:
+    with pytest.raises(BadSchedule, match="2000 to 2199"):
+        preview(Rule("0 2 * * *", "Asia/Tokyo", starts_at=at(f"{year}-12-31T23:59")), at("2026-01-01T00:00"), 5)
+
+
+@pytest.mark.parametrize("end", [at("9999-12-31T23:59"), at("9999-12-31T23:59").replace(tzinfo=None)])
+def test_an_end_that_never_comes_does_not_keep_a_schedule_from_firing(end: datetime) -> None:
+    [fire] = preview(Rule("0 2 * * *", ends_at=end), at("2026-01-01T00:00"), 1)
+    assert fire.due == at("2026-01-01T02:00")
 
 
 def test_the_preview_shows_the_daylight_saving_step() -> None:
