@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid5
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 IDLE = 0.5
 SCHEDULES, SLOTS = 20, 500
 """How many are moved on in one transaction."""
+LOOK = timedelta(seconds=5)
+"""How often a worker notes that it looked: far below the minute after which due times count as missed."""
 TOLD_AT_ONCE = 100
 """Runs that are put into words before others have the event loop again."""
 LONGEST_HOLD = 10.0
@@ -53,6 +55,7 @@ class Timers:
         self._pipelines, self._connection, self._clock, self._publish, self._begin = pipelines, connection, clock, publish, begin
         self._gate = Gate("schedules", pipelines.settings.runtime.outbox_max)
         self._behind_since: float | None = None
+        self._looked: datetime | None = None
         self._later: list[Callable[[], Row]] = []
         self._woken = asyncio.Event()
 
@@ -66,6 +69,7 @@ class Timers:
         try:
             while True:
                 try:
+                    await self.look()
                     made, fed, fired = await self.make_slots(), await self.feed(), await self.fire_slots()
                     if made or fed or fired:
                         continue
@@ -83,6 +87,16 @@ class Timers:
     def wake(self) -> None:
         """Somebody made work elsewhere: look for it now."""
         self._woken.set()
+
+    async def look(self) -> None:
+        """Note that somebody is there. When nobody was, the slots of meanwhile are settled first, by their schedules' policy for missed ones."""
+        now = self._clock.now()
+        if self._looked is not None and abs(now - self._looked) < LOOK:
+            return
+        missed_slots = await self._connection.value("select look_at_slots($1)", now)
+        self._looked = now
+        if missed_slots:
+            log.warning("slots were missed while no worker was there", code="slots_missed", slots=missed_slots)
 
     async def make_slots(self) -> int:
         """Turn due schedules into slots; how many schedules were due. A crowd is for everybody: the other workers are told."""

@@ -97,6 +97,18 @@ async def test_the_pause_is_kept_with_who_began_and_ended_it_and_why(travel: Tra
     assert await free(travel, tenant="acme") == "there"
 
 
+async def test_a_short_pause_over_a_tenants_place_in_the_jitter_misses_nothing(travel: Travel) -> None:
+    await schedule(travel, missed="skip", jitter=timedelta(minutes=30), tenant_id="acme")
+    await travel.see("select 1 from slots where state = 'due'")
+    await hold(travel, tenant="acme")
+    await travel.rows("update slots set due = due - interval '20 minutes', fire_at = now() + interval '20 minutes' returning 1")
+    travel.clock.ahead = timedelta(minutes=20, seconds=2)
+    await travel.see("select 1 from slots where state = 'held'")
+    travel.clock.ahead += timedelta(seconds=10)
+    await free(travel, tenant="acme")
+    await travel.over(1)
+
+
 @pytest.mark.parametrize(("policy", "fires"), [("skip", 0), ("latest", 1), ("all", 3)])
 async def test_due_times_of_who_is_paused_are_held_and_fire_by_policy_afterwards(travel: Travel, policy: str, fires: int) -> None:
     await hold(travel, tenant="acme")

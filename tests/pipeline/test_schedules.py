@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -171,3 +172,84 @@ async def test_a_slot_that_fits_no_request_is_skipped_with_the_reason_and_the_ot
     slots = await travel.see("select state, reason from slots join schedules using (schedule_id) where name = 'broken' and state <> 'due'", rows=2)
     assert {(slot["state"], slot["reason"]) for slot in slots} == {("skipped", reason)}
     assert [(line["schedule"], line["slots"]) for line in logs if line.get("code") == "bad_slot"] == [("broken", 2)]
+
+
+@pytest.fixture
+async def away(ledger_dsn: str) -> Travel:
+    """A worker that is not started yet."""
+    return Travel(ledger_dsn, (TOY,), Neighbours(fail={"validate": [GiveUp("short runs will do", code="no_data") for _ in range(1000)]}))
+
+
+async def spread_and_stop(away: Travel, **columns: Any) -> None:
+    """Slots of three tenants, spread over four hours after a due time of just now; the next is in a day. Then the only worker stops."""
+    async with travelling(away):
+        await add(away, "acme", "globex", "initech")
+        before = away.clock.now() - timedelta(minutes=2)
+        await schedule(away, cron=f"{before.minute} {before.hour} * * *", jitter=timedelta(hours=4), **columns)
+        await away.see("select 1 from slots where state = 'due'", rows=3)
+
+
+@asynccontextmanager
+async def later(away: Travel, passed: timedelta) -> AsyncIterator[Travel]:
+    """Another worker, started when so much time has passed."""
+    again = Travel(away.dsn, (TOY,), away.services, road=away.road)
+    again.clock.ahead = passed
+    async with travelling(again):
+        yield again
+
+
+NOBODY = "missed while no worker was there"
+
+
+@pytest.mark.parametrize(
+    ("missed", "catch_up", "reason"),
+    [
+        ("skip", timedelta(days=1), f"{NOBODY} (missed: skip)"),
+        ("all", timedelta(hours=2), f"{NOBODY} (older than catch-up: 02:00:00)"),
+        ("latest", timedelta(hours=2), f"{NOBODY} (older than catch-up: 02:00:00)"),
+        ("latest", timedelta(days=1), None),
+        ("all", timedelta(days=1), None),
+    ],
+)
+async def test_slots_that_came_due_while_all_workers_were_down_go_by_the_policy(
+    away: Travel, missed: str, catch_up: timedelta, reason: str | None
+) -> None:
+    await spread_and_stop(away, missed=missed, catch_up=catch_up)
+    await away.rows("update slots set backfill_id = gen_random_uuid() where tenant_id = 'initech' returning 1")  # old by nature
+    async with later(away, timedelta(hours=17)) as travel:
+        slots = await travel.see("select tenant_id, state, reason from slots where state <> 'due' order by tenant_id", rows=3)
+    assert [slot["state"] for slot in slots] == [*["skipped" if reason else "fired"] * 2, "fired"]
+    assert {slot["reason"] for slot in slots[:2]} == {reason or "run"}
+
+
+async def test_after_days_away_a_tenant_whose_slot_was_pending_gets_the_latest_only(away: Travel) -> None:
+    await spread_and_stop(away, missed="latest", catch_up=timedelta(days=7))
+    async with later(away, timedelta(days=3)) as travel:
+        await travel.see("select 1 from slots where state = 'due'", rows=3)
+        old = await travel.see("select state, reason from slots where due < now() + interval '1 hour' and state <> 'due'", rows=3)
+        assert {(slot["state"], slot["reason"]) for slot in old} == {("skipped", f"{NOBODY} (missed: latest)")}
+        travel.clock.ahead += timedelta(hours=5)
+        await travel.over(3)
+    assert len(await away.runs()) == 3
+
+
+@pytest.mark.parametrize("missed", ["skip", "latest", "all"])
+async def test_a_restart_of_some_seconds_misses_no_slot(away: Travel, missed: str) -> None:
+    await spread_and_stop(away, missed=missed)
+    await away.rows("update slots set fire_at = now() + interval '2 hours' returning 1")
+    async with later(away, timedelta(hours=2, seconds=20)) as travel:
+        await travel.over(3)
+    assert {slot["state"] for slot in await away.rows("select state from slots")} == {"fired"}
+
+
+async def test_what_waits_in_a_queue_is_not_missed_when_workers_were_away(away: Travel) -> None:
+    away.services.fail.clear()  # the first run stays open: its job goes on
+    due = away.clock.now() - timedelta(hours=3, minutes=30)
+    async with travelling(away):
+        await add(away, "acme")
+        await schedule(away, cron=f"{due.minute} * * * *", missed="all", overlap="queue", next_due=due)
+        await away.see("select 1 from slots where state = 'fired'", rows=2)
+        await away.rows("update schedules set paused = true returning 1")
+    async with later(away, timedelta(days=3)) as travel:
+        await travel.see("select 1 from looks where name = 'timers' and at > now() + interval '1 day'")
+    assert Counter(row["state"] for row in await away.rows("select state from slots")) == {"fired": 2, "due": 2}

@@ -122,7 +122,8 @@ end $$;
 -- release_slots(pipeline, tenant, now): held slots that nothing pauses any more: to be fired, or missed, as their schedule says.
 create function release_slots(p_pipeline text, p_tenant text, p_now timestamptz) returns void language sql as $$
     with held as (
-        select s.schedule_id, s.tenant_id, s.due, c.missed, s.due >= p_now - c.catch_up as fresh, s.due >= p_now - interval '1 minute' as just_now,
+        select s.schedule_id, s.tenant_id, s.due, c.missed,
+               s.fire_at >= p_now - c.catch_up as fresh, s.fire_at >= p_now - interval '1 minute' as just_now,
                row_number() over (partition by s.schedule_id, s.tenant_id order by s.due desc) = 1 as newest
         from slots s join schedules c using (schedule_id)
         where s.state = 'held' and s.tenant_id = coalesce(p_tenant, s.tenant_id) and c.pipeline = coalesce(p_pipeline, c.pipeline)
@@ -134,6 +135,33 @@ create function release_slots(p_pipeline text, p_tenant text, p_now timestamptz)
         reason = case when not fires then 'missed during a pause (missed: ' || missed || ')' end
     from judged j where s.schedule_id = j.schedule_id and s.tenant_id = j.tenant_id and s.due = j.due
 $$;
+
+-- look_at_slots(now): notes in `looks` (here by the clock of due times) that somebody is there, before anything is made or fired. After more than
+-- a minute in which nobody was, the slots that are late by more than that stay due or are missed, as their schedules say; how many were missed. They
+-- count from their place in the jitter. A time still to be made into slots is newer than they are. Not missed: what a backfill asks for, and what
+-- waited in a queue before.
+create function look_at_slots(p_now timestamptz) returns bigint language plpgsql as $$
+declare v_last timestamptz; v_missed bigint;
+begin
+    insert into looks (name, at) values ('timers', '-infinity') on conflict do nothing;
+    select at into v_last from looks where name = 'timers' for update;   -- when all come back at once, the others wait here for the first
+    update looks set at = p_now where name = 'timers';
+    if v_last >= p_now - interval '1 minute' then return 0; end if;
+    with late as (
+        select s.schedule_id, s.tenant_id, s.due, c.missed, c.catch_up, s.fire_at >= p_now - c.catch_up as fresh,
+               not (not c.paused and coalesce(c.next_due <= p_now, false)
+                    or exists (select 1 from slots n where n.schedule_id = s.schedule_id and n.tenant_id = s.tenant_id and n.due > s.due
+                               and n.backfill_id is null)) as newest
+        from slots s join schedules c using (schedule_id)
+        where s.state = 'due' and s.backfill_id is null and s.fire_at < p_now - interval '1 minute' and (s.fire_at > v_last or c.overlap <> 'queue')
+    )
+    update slots s set state = 'skipped', fired_at = p_now,
+        reason = 'missed while no worker was there (' || case when fresh then 'missed: ' || missed else 'older than catch-up: ' || catch_up end || ')'
+    from late l where s.schedule_id = l.schedule_id and s.tenant_id = l.tenant_id and s.due = l.due and s.state = 'due'
+      and not (fresh and case missed when 'all' then true when 'latest' then newest else false end);
+    get diagnostics v_missed = row_count;
+    return v_missed;
+end $$;
 
 -- due_slots(now, most): slots to fire, locked for the caller's transaction, with what their requests say. Plans are pinned to index look-ups:
 -- ten thousand slots may have come since anybody counted rows, and a plan for a handful would read all of them for each. `offset 0` keeps the head's two keys
