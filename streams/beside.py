@@ -19,6 +19,7 @@ from streams.quality import reconsider
 from streams.services import Services
 from streams.settings import load
 from streams.sweeper import Sweeper
+from streams.tenant_sync import follow
 
 RECONSIDERED = timedelta(minutes=1)
 """From one look for blocked trainings that may pass by now to the next."""
@@ -41,11 +42,13 @@ async def beside(pipelines: Pipelines, services: Any, ledger: Ledger) -> AsyncIt
     absence = Absence(looking, clock, settings, load(settings.absence.judge))
     arrivals = Arrivals(finding, ledger, pipelines, services, load(settings.arrivals.look))
     sweeper = Sweeper(sweeping, services.objects, clock, settings)
-    looks = (
+    looks = [
         now_and_then(looking, "absence", settings.absence.every, absence.look),
         now_and_then(finding, "arrivals", settings.arrivals.every, arrivals.look),
         now_and_then(passing, "blocked", RECONSIDERED, partial(reconsider, passing, ledger, pipelines)),
-    )
+    ]
+    if every := settings.runtime.sync_tenants:
+        looks.append(now_and_then(passing, "tenants", every, partial(follow, ledger, pipelines)))
     loops = [asyncio.create_task(each) for each in (alerts.run(), projection.run(), sweeper.run(), *looks)]
     try:
         yield

@@ -139,6 +139,8 @@ class RuntimeSettings(Group):
     outbox_max: PositiveInt = 100_000
     """Above this many unpublished rows the API answers 503."""
     unknown_tenants: Literal["refuse", "create"] = "refuse"
+    sync_tenants: timedelta | None = None
+    """How often what changed in the warehouse's table `tenants` is taken over; None: only when somebody says `tidemill tenants sync`."""
     pages_port: PositiveInt | None = None
     """A worker's /livez, /readyz and /metrics: slot 1 has this port, slot 2 the next; None: no pages."""
 

@@ -1,4 +1,4 @@
-"""`tidemill tenants sync`: the warehouse's table `tenants` is a source; what changed there since the last sync is taken over here.
+"""The warehouse's table `tenants` is a source; what changed there is taken over, by `tidemill tenants sync` or now and then by itself.
 
 The ledger stays the truth: somebody suspended here stays so until the warehouse changes its mind, and nobody is deleted.
 """
@@ -6,6 +6,7 @@ The ledger stays the truth: somebody suspended here stays so until the warehouse
 from typing import Any
 
 import asyncpg
+import structlog
 
 from schemas.tenant import is_tenant_id
 from streams.ledger.ledger import Answer, Ledger
@@ -13,6 +14,9 @@ from streams.pipelines import Pipelines
 from streams.requests import refused, wake
 from streams.tenants import added, set_status
 
+log = structlog.get_logger(__name__)
+
+CHANGES = ("added", "renamed", "suspended", "resumed")
 _SOURCE = "select tenant_id, name, status from tenants order by tenant_id"
 _HERE = "select tenant_id, name, status, source_status from tenants where tenant_id = any($1)"
 _TAKE = "update tenants set name = coalesce($2, name), source_status = $3, updated_at = $4 where tenant_id = $1"
@@ -28,7 +32,7 @@ async def sync_tenants(ledger: Ledger, pipelines: Pipelines, *, by: str) -> Answ
     good = [row for row in source if is_tenant_id(row["tenant_id"])]
     ids = [row["tenant_id"] for row in good]
     here = {row["tenant_id"]: row for row in await ledger.calls.fetch(_HERE, ids)}
-    counts = dict.fromkeys(("added", "renamed", "suspended", "resumed", "unchanged"), 0) | {"not_tenants": len(source) - len(good)}
+    counts = dict.fromkeys((*CHANGES, "unchanged"), 0) | {"not_tenants": len(source) - len(good)}
     for row in good:
         known = here.get(row["tenant_id"])
         status = "active" if row["status"] in (None, "active") else "suspended"
@@ -39,6 +43,15 @@ async def sync_tenants(ledger: Ledger, pipelines: Pipelines, *, by: str) -> Answ
             counts[what] += 1
     await wake(ledger)
     return {"result": "synced", **counts, "missing": await ledger.calls.value(_GONE, ids)}
+
+
+async def follow(ledger: Ledger, pipelines: Pipelines) -> None:
+    """The look of a worker; what it changed, or why it could not, is in the log."""
+    answer = await sync_tenants(ledger, pipelines, by="tidemill")
+    if answer["result"] == "refused":
+        log.warning("the warehouse's tenants were not taken over; the next look tries again", code=answer["code"], reason=answer["sentence"])
+    elif changed := {what: count for what, count in answer.items() if what in CHANGES and count}:
+        log.info("changes of the warehouse's tenants were taken over", **changed)
 
 
 async def _read(dsn: str) -> list[Any]:

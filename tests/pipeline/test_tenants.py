@@ -3,16 +3,21 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
+from streams.ledger.connection import Connection
+from streams.looks import now_and_then
 from streams.requests import retry_run
 from streams.settings import Settings, WarehouseSettings
 from streams.tenant_settings import layered
-from streams.tenant_sync import sync_tenants
+from streams.tenant_sync import follow, sync_tenants
 from streams.tenants import add_tenant, change_tenant, delete_tenant, resume_tenant, suspend_tenant
 from tests.pipeline.test_batches import add
 from tests.pipeline.toy import TOY, Neighbours
@@ -110,4 +115,15 @@ async def test_sync_takes_over_what_changed_in_the_warehouse_and_nothing_else(tr
     assert await sync() == {"result": "synced", "resumed": 1, "unchanged": 1, "not_tenants": 1, "missing": 1}
     found = {row["tenant_id"]: row["status"] for row in await connection.fetch("select tenant_id, status from public.tenants")}
     assert found == {"acme": "suspended", "globex": "active", "new-one": "active"}
+
+    await connection.execute("insert into warehouse.tenants values ('by-itself', null, 'active')")
+    looking = Connection(travel.dsn)
+    looks = asyncio.create_task(now_and_then(looking, "tenants", timedelta(minutes=10), partial(follow, travel.ledger, pipelines)))
+    assert await travel.see("select 1 from tenants where tenant_id = 'by-itself'")
+    looks.cancel()
+    await connection.execute("drop table warehouse.tenants")
+    with capture_logs() as said:
+        await follow(travel.ledger, pipelines)
+    assert [entry["code"] for entry in said] == ["warehouse_unreadable"]
+    await looking.close()
     await connection.close()
