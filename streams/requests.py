@@ -42,10 +42,11 @@ async def request_run(
     config: dict[str, Any] | None = None,
     reason: str | None = None,
     source: str = "cli",
+    dry_run: bool = False,
 ) -> Answer:
     """Ask for a run. `result`: run, pending or merged (it waits for the active run), seen (this key asked before), or refused.
 
-    A refusal has `code`, `sentence` and, when fields are wrong, `fields` {name: what is wrong with it}.
+    A refusal has `code`, `sentence` and, when fields are wrong, `fields` {name: what is wrong with it}. `dry_run`: the same answer, and nothing done.
     """
     wanted = pipelines.by_name.get(pipeline)
     if wanted is None:
@@ -61,11 +62,13 @@ async def request_run(
     item = request_item(pipelines, wanted, event, event_id, SOURCE, body_of(wanted, event.dump()))
     item |= {"publish": True, "abandoned": True, "create": pipelines.settings.runtime.unknown_tenants == "create"}
     try:
-        answer = await ledger.receive(item)
+        answer = await (ledger.would_receive(item) if dry_run else ledger.receive(item))
     except ItemRefused as refusal:
         return refused("unstorable", sqlstate=refusal.code)
     if answer["result"] == "refused":
         return refused(answer["code"], tenant=tenant_id, key=request_key, run=answer.get("run_id"))
+    if dry_run:
+        return {"result": answer["result"], "run_id": answer["run_id"]}
     log.info("run requested", tenant=tenant_id, run=answer["run_id"], result=answer["result"], source=source)
     return await _woken(ledger, answer | {"event_id": str(event_id)})
 

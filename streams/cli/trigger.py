@@ -22,7 +22,7 @@ def trigger(
     pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "training",
     every: Annotated[bool, typer.Option("--all", help="Every active tenant.")] = False,
     where: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only tenants of this label, owner or status; repeatable.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say for whom.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say for whom, or for one tenant what would come of it.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run is over; exit 1 unless it succeeds.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 7 * 3600,
     as_json: Json = False,
@@ -34,12 +34,10 @@ def trigger(
     if (tenant is None) is not (every or bool(where)):
         raise CliError("no_tenant", "name a tenant, or say --all for every active one, or --where for some of them", USAGE)
     knobs = read_config(config)
-    if tenant is not None and dry_run:
-        raise CliError("wrong_usage", "--dry-run says whom --all or --where means; with one tenant that is known", USAGE)
 
     async def move(door: Door) -> tuple[list["Answer"], bool]:
         if tenant is not None:
-            answers = [await _ask(door, tenant, key, knobs, reason, pipeline)]
+            answers = [await _ask(door, tenant, dry_run, key, knobs, reason, pipeline)]
         else:
             answers = await _ask_all(door, where or [], dry_run, key, knobs, reason, pipeline)
         if wait and not dry_run:
@@ -47,11 +45,10 @@ def trigger(
         return answers, True
 
     answers, well = act(move)
-    if dry_run:
-        out.show(answers, as_json, lambda: out.line("\n".join(each["tenant_id"] for each in answers) or "no active tenant is meant"))
-    elif not wait:
+    if dry_run or not wait:
         document: Any = answers[0] if tenant is not None else answers
-        out.show(document, as_json, lambda: out.line("\n".join(map(_said, answers)) or "no active tenant is meant"))
+        say = _said if not dry_run else _tried if tenant is not None else (lambda answer: answer["tenant_id"])
+        out.show(document, as_json, lambda: out.line("\n".join(map(say, answers)) or "no active tenant is meant"))
     if not well:
         raise typer.Exit(1)
 
@@ -78,12 +75,21 @@ async def _ask_all(
     return await asked(door.ledger, answer["expansion"])
 
 
-async def _ask(door: Door, tenant: str, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str) -> "Answer":
+async def _ask(door: Door, tenant: str, dry: bool, key: str | None, config: dict[str, Any] | None, reason: str | None, pipeline: str) -> "Answer":
     from streams.requests import request_run
 
     await unless_held(door)
-    asked = request_run(door.ledger, door.pipelines, tenant_id=tenant, pipeline=pipeline, request_key=key, config=config, reason=reason, source="cli")
-    return {"tenant_id": tenant} | accepted(await in_time(asked))
+    said: dict[str, Any] = {"tenant_id": tenant, "pipeline": pipeline, "request_key": key, "config": config, "reason": reason}
+    return {"tenant_id": tenant} | accepted(await in_time(request_run(door.ledger, door.pipelines, **said, dry_run=dry)))
+
+
+def _tried(answer: "Answer") -> str:
+    run, tenant = answer["run_id"], answer["tenant_id"]
+    return {
+        "run": f"a run of {tenant} would begin",
+        "pending": f"a run of {tenant} would follow when the active one is over",
+        "merged": f"it would be merged into run {run} of {tenant}, which follows when the active one is over",
+    }.get(answer["result"], f"this key asked for run {run} of {tenant} before; nothing new would be made")
 
 
 def _said(answer: "Answer") -> str:

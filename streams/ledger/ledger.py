@@ -1,6 +1,7 @@
 """The typed calls to the ledger: one method a move, the SQL functions of `sql/` behind them."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,6 +18,10 @@ and not exists (select 1 from unnest($2::uuid[], $3::text[]) known (run_id, stag
 """
 Answer = dict[str, Any]
 """What a move came to: `result` and, depending on it, `code`, `run_id`, `outbox` (rows to publish), `step` (leased to the caller)."""
+
+
+class _Undone(Exception):
+    """Ends a transaction that was only tried."""
 
 
 class Clocklike(Protocol):
@@ -60,6 +65,15 @@ class Ledger:
     async def receive(self, item: Item) -> Answer:
         """Record a request, a completion, a dead letter or just the offsets an item covers (`covers`: {topic, partition, first, next})."""
         return dict(await self._receiving.submit(item))
+
+    async def would_receive(self, item: Item) -> Answer:
+        """What `receive` would answer to a request: the same statement, undone."""
+        answer: Answer = {}
+        with suppress(_Undone):
+            async with self.calls.transaction() as raw:
+                answer = dict(await raw.fetchval("select receive($1, $2, $3)", [item], [], self.clock.now()))
+                raise _Undone
+        return answer
 
     async def hand_over(self, item: Item, *, gathered: bool = False) -> Answer | None:
         """The usual outcome (an event, and another stage or a good end follows), with many others in one statement; None: `commit` it.

@@ -136,6 +136,21 @@ async def test_all_triggers_every_active_tenant(tidemill: Tidemill) -> None:
     assert [(each["tenant_id"], each["status"]) for each in (await tidemill("tenants", "list", "--json")).json][1] == ("globex", "suspended")
 
 
+async def test_a_dry_run_of_one_tenant_says_what_would_come_of_it_and_does_nothing(tidemill: Tidemill) -> None:
+    assert (await tidemill("tenants", "add", "acme")).status == 0
+    tried = await tidemill("trigger", "acme", "--dry-run")
+    assert (tried.status, tried.out.strip()) == (0, "a run of acme would begin")
+    assert (await tidemill("runs", "--json")).json == []
+    made = (await tidemill("trigger", "acme", "--key", "k", "--json")).json
+    assert (await tidemill("trigger", "acme", "--dry-run", "--json")).json["result"] == "pending"
+    assert f"asked for run {made['run_id']}" in (await tidemill("trigger", "acme", "--key", "k", "--dry-run")).out
+    follows = (await tidemill("trigger", "acme", "--json")).json
+    assert f"merged into run {follows['run_id']}" in (await tidemill("trigger", "acme", "--dry-run")).out
+    assert len((await tidemill("runs", "--json")).json) == 2
+    refused = await tidemill("trigger", "nobody", "--dry-run", TIDEMILL_RUNTIME__UNKNOWN_TENANTS="refuse")
+    assert (refused.out, refused.err.partition(":")[0], refused.status) == ("", "unknown_tenant", 1)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "code"),
     [

@@ -178,11 +178,11 @@ async def test_above_the_outbox_limit_the_command_line_is_refused_as_the_api_is(
     door = Door(travel.ledger, travel.runtime.pipelines, reader)
     async with outbox_full(travel):
         with pytest.raises(CliError, match=r"^outbox_full: more than 3 events wait"):
-            await _ask(door, "acme", None, None, None, "training")
+            await _ask(door, "acme", False, None, None, None, "training")
         with pytest.raises(CliError, match=r"^outbox_full: "):
             await _ask_all(door, [], False, None, None, None, "training")
     await travel.published()
-    await _ask(door, "acme", None, None, None, "training")
+    await _ask(door, "acme", False, None, None, None, "training")
     await travel.over(3)
 
 
