@@ -11,7 +11,7 @@ from streams.cli.refusal import accepted
 
 if TYPE_CHECKING:
     from streams.pipelines import Pipelines
-    from streams.stage import Pipeline, Stage
+    from streams.stage import Pipeline
 
 pipelines = typer.Typer(no_args_is_help=True, help="The pipelines a worker carries: list, graph.")
 
@@ -29,13 +29,20 @@ def versions(tenant: Annotated[str, typer.Argument(help="A tenant id.")], as_jso
 
 @pipelines.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the pipelines with their stages and how many runs are in each state.
+    """List the pipelines: paused or active, when they run next, how the last run ended, how many runs are in each state.
 
     Example: tidemill pipelines list
     """
     found = run_async(_listed())
-    columns = ("pipeline", "version", "begins with", "stages", "runs")
-    rows = ((p["name"], p["version"], p["takes"], " → ".join(stage["name"] for stage in p["stages"]), _counts(p["runs"])) for p in found)
+    columns = ("pipeline", "version", "state", "next due (UTC)", "last run", "ended (UTC)", "runs", "begins with", "stages")
+    rows = (
+        (
+            *(p["name"], p["version"], "paused" if p["paused"] else "active", p["next_due"]),
+            *(f"{p['last_tenant']} {out.short(p['last_run'])} {p['last_state']}" if p["last_run"] else None, p["last_ended"]),
+            *(_counts(p["runs"]), p["takes"], " → ".join(stage["name"] for stage in p["stages"])),
+        )
+        for p in found
+    )
     out.show(found, as_json, lambda: out.table(columns, rows))
 
 
@@ -57,25 +64,11 @@ def graph(
 
 
 async def _listed() -> list[dict[str, Any]]:
-    """The same shape as the API's."""
+    from streams.carried import carried
+
     found = settings()
-    carried = load_pipelines(found)
     async with reading(found) as reader:
-        return [
-            {
-                "name": p.name,
-                "version": p.version,
-                "takes": p.entry.topic,
-                "runs": await reader.run_counts(p.name),
-                "stages": [*map(_stage, p.stages)],
-            }
-            for p in carried.all
-        ]
-
-
-def _stage(stage: "Stage") -> dict[str, Any]:
-    gives = [kind.topic for kind in stage.gives]
-    return {"name": stage.name, "doc": stage.doc, "takes": stage.takes.topic, "gives": gives, "critical": stage.critical}
+        return await carried(reader, load_pipelines(found))
 
 
 def _chosen(carried: "Pipelines", name: str | None) -> "list[Pipeline]":

@@ -114,6 +114,13 @@ select ended_at, folders, bytes, waiting, unknown from sweeps;
 -- run_counts(pipeline): how many runs are in each state.
 select state, count(*) as runs from runs where ($1::text is null or pipeline = $1) group by state order by state;
 
+-- standing(pipeline): whether it is paused for everybody, when one of its schedules is due next, and its run that ended last.
+select exists (select 1 from pauses where ended_at is null and tenant_id is null and pipeline = $1) as paused,
+       (select min(next_due) from schedules where pipeline = $1 and not paused) as next_due,
+       l.run_id as last_run, l.tenant_id as last_tenant, l.state as last_state, l.finished_at as last_ended
+from (values (1)) one
+left join lateral (select * from runs where pipeline = $1 and finished_at is not null order by finished_at desc, run_id limit 1) l on true;
+
 -- schema(): whether the ledger's tables are there.
 select to_regclass('clock') is not null as there;
 

@@ -24,6 +24,7 @@ from streams.ledger.rows import (
     Schedule,
     ScheduleChange,
     Slot,
+    Standing,
     Step,
     Sweep,
     Tenant,
@@ -172,6 +173,10 @@ class Reader:
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         """How many runs are in each state."""
         return {row["state"]: row["runs"] for row in await self._fetch("run_counts", pipeline)}
+
+    async def standing(self, pipeline: str) -> Standing:
+        [found] = await self._all(Standing, "standing", pipeline)
+        return found
 
     async def schedules(self, *, tenant: str | None = None, limit: int = 1000) -> list[Schedule]:
         """Those for everybody first, then by name; or a tenant's own."""

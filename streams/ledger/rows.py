@@ -33,6 +33,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A pipeline at a glance."""
+
+    paused: bool
+    """For every tenant; a tenant's own pauses are not meant."""
+    next_due: datetime | None
+    """Of its schedules that are not paused."""
+    last_run: UUID | None
+    """Of those that ended."""
+    last_tenant: str | None
+    last_state: str | None
+    last_ended: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A stage of a run, with where its time went."""
 

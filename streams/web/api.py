@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 
 from schemas.states import RunState
 from schemas.tenant import TenantId
+from streams.carried import carried
 from streams.ledger.rows import DeadLetter, ModelVersion, Run, Tenant
-from streams.stage import Stage
 from streams.web.parts import TenantPath, Use
 from streams.why import reason, tenant_reasons
 
@@ -85,19 +85,5 @@ async def dead(use: Use, tenant: TenantId | None = None, code: str | None = None
 
 @router.get("/pipelines")
 async def pipelines(use: Use) -> list[dict[str, Any]]:
-    """The pipelines this platform runs, with their wiring and how many of their runs are in each state."""
-    return [
-        {
-            "name": each.name,
-            "version": each.version,
-            "takes": each.entry.topic,
-            "runs": await use.reader.run_counts(each.name),
-            "stages": [_stage(stage) for stage in each.stages],
-        }
-        for each in use.pipelines.all
-    ]
-
-
-def _stage(stage: Stage) -> dict[str, Any]:
-    gives = [kind.topic for kind in stage.gives]
-    return {"name": stage.name, "doc": stage.doc, "takes": stage.takes.topic, "gives": gives, "critical": stage.critical}
+    """The pipelines this platform runs: their wiring, how many of their runs are in each state, whether paused, when next, how the last run ended."""
+    return await carried(use.reader, use.pipelines)

@@ -8,6 +8,7 @@ from starlette.responses import HTMLResponse
 
 from schemas.states import RunState
 from schemas.tenant import is_tenant_id
+from streams.carried import carried
 from streams.quality import QualityReader
 from streams.web.parts import TenantPath, Use
 from streams.web.shape import bars, knobs, nodes
@@ -79,8 +80,8 @@ async def tenant(use: Use, tenant_id: TenantPath) -> HTMLResponse:
 
 @router.get("/pipeline")
 async def pipeline(use: Use) -> HTMLResponse:
-    counts = {each.name: await use.reader.run_counts(each.name) for each in use.pipelines.all}
-    return page("pipeline.html", pipelines=use.pipelines.all, counts=counts, retry=use.pipelines.retry)
+    found = {each["name"]: each for each in await carried(use.reader, use.pipelines)}
+    return page("pipeline.html", pipelines=use.pipelines.all, found=found, retry=use.pipelines.retry, now=use.ledger.clock.now())
 
 
 @router.get("/dead")

@@ -10,7 +10,9 @@ import pytest
 
 from streams.ledger.queries import queries
 from streams.ledger.reader import NotFound, Reader
+from streams.ledger.rows import Run, Standing
 from streams.ledger.versions import LedgerVersions
+from streams.requests import cancel_run
 from streams.stage import GiveUp
 from tests.pipeline.toy import TOY, Neighbours
 from tests.travel import Travel, travelling
@@ -182,6 +184,28 @@ async def test_runs_are_filtered_by_tenant_state_and_number(travel: Travel, read
     assert [run.tenant_id for run in await reader.runs(state="running")] == ["initech", "globex", "acme"]
     assert await reader.runs(pipeline="other") == []
     assert await reader.run_counts("training") == {"pending": 1, "running": 3}
+
+
+async def test_a_pipeline_says_whether_it_is_paused_when_it_is_due_and_how_the_last_run_ended(travel: Travel, reader: Reader) -> None:
+    assert await reader.standing("training") == Standing(False, None, None, None, None, None)
+    await waiting(travel, reader, "acme")
+    [run] = await reader.runs()
+    await cancel_run(travel.ledger, travel.runtime.pipelines, run.run_id, by="ann")
+    [ended] = await reached(reader, "cancelled")
+    insert = "insert into schedules (name, pipeline, cron, paused, next_due) values ($1, 'training', '0 2 * * *', $2, $3) returning 1"
+    soon, later = travel.clock.now() + timedelta(hours=1), travel.clock.now() + timedelta(hours=2)
+    await travel.rows(insert, "asleep", True, soon)
+    await travel.rows(insert, "awake", False, later)
+    await travel.rows("insert into pauses (pipeline, reason, paused_by, since) values ('training', 'upgrade', 'ann', now()) returning 1")
+    assert await reader.standing("training") == Standing(True, later, run.run_id, "acme", "cancelled", ended.finished_at)
+    assert await reader.standing("other") == Standing(False, None, None, None, None, None)
+
+
+async def reached(reader: Reader, state: str) -> list[Run]:
+    async with asyncio.timeout(30):
+        while not (found := await reader.runs(state=state)):  # noqa: ASYNC110 - a look at the ledger
+            await asyncio.sleep(0.05)
+    return found
 
 
 async def test_a_dead_letter_keeps_its_bytes_and_headers(travel: Travel, reader: Reader) -> None:

@@ -11,7 +11,7 @@ from streams.clock import Clock
 from streams.hold import Hold
 from streams.ledger.ledger import Answer, Ledger
 from streams.ledger.reader import NotFound, Reader
-from streams.ledger.rows import Backlog, Cause, DeadLetter, Effect, Happening, ModelVersion, Run, RunDetail, Step, Sweep, Tenant, WorkerSeen
+from streams.ledger.rows import Backlog, Cause, DeadLetter, Effect, Happening, ModelVersion, Run, RunDetail, Standing, Step, Sweep, Tenant, WorkerSeen
 from streams.pipelines import Pipelines
 from streams.settings import Settings
 from streams.table import States
@@ -117,6 +117,10 @@ class FakeReader:
     async def run_counts(self, pipeline: str | None = None) -> dict[str, int]:
         self._ask()
         return {run.state: 1 for run in self.all_runs}
+
+    async def standing(self, pipeline: str) -> Standing:
+        self._ask()
+        return Standing(False, None, None, None, None, None)
 
 
 class FakeLedger:
