@@ -1,5 +1,6 @@
 """Great Expectations judges every suite: a good sample passes, a bad one names exactly the checks that do not hold, at their boundaries too."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from expectations.judge import judge
 from expectations.limits import Limits, read_own
 from expectations.profile import Profile
 from expectations.shape import Difference
-from expectations.suites import CHECKS, SUITES
+from expectations.suites import BLOCKING, CHECKS, SUITES
 from expectations.trouble import Trouble
 from tests.quality.data import NOW
 
@@ -196,3 +197,21 @@ def test_items_of_a_tenant_that_does_not_exist_are_orphans():
 def test_every_check_has_a_name_of_its_own_and_a_sentence():
     assert len(CHECKS) == sum(len(suite) for suite in SUITES.values())
     assert all(check.title and check.suite in SUITES for check in CHECKS.values())
+
+
+def spoilt(check):
+    """A profile in which this check alone does not hold, as badly as can be."""
+    if check.kind == "defects":
+        return replace(a_profile(), shape={table: Difference(missing=["x"] if table == check.table else []) for table in TABLES})
+    if check.number == "items.without_tenant":
+        return replace(a_profile(), known=False)
+    return a_profile(**{check.number: {"share": GOOD.get(check.of, 0) // 2, "age": 1e9, "unusual": 10_000}[check.kind]})
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_fails_alone_on_the_number_it_looks_at(name):
+    usual = {check.number: weeks(*(GOOD[check.number] + n for n in (-2, -1, 0, 1, 2))) for check in CHECKS.values() if check.kind == "unusual"}
+    assert judged(a_profile(), samples=usual)["acme"][:2] == ("pass", {})
+    verdict, bad, _ = judged(spoilt(CHECKS[name]), samples=usual)["acme"]
+    assert bad == {name: CHECKS[name].worst}
+    assert verdict == ("fail" if CHECKS[name].worst in BLOCKING else "warn")
