@@ -136,6 +136,8 @@ def _share(check: Check, profile: Profile, samples: Samples, limits: Limits, now
     count = homeless if check.number == "items.without_tenant" else int(profile.get(check.number) or 0)
     percent = 100 * count / rows if rows else 0.0
     facts: Finding = {"value": round(percent, 4), "count": count, "of": rows}
+    if check.name == "user_interactions.types":
+        facts["kinds"] = profile.details.get("user_interactions.types", {})  # of the rows that were read, the twenty most frequent
     if check.name == "user_interactions.types" and count:
         facts["note"] = "not allowed: " + ", ".join(sorted(profile.details.get("user_interactions.invalid_types", {}))[:10])
     return percent, facts

@@ -50,6 +50,7 @@ async def test_who_looks_sees_trouble_first_and_may_let_a_tenant_train(world, ta
     shown = await document("quality", "show", "dirty")
     [types] = [check for check in shown["checks"] if check["check"] == "user_interactions.types"]
     assert (types["status"], types["count"], types["of"]) == ("fail", 50, 250)
+    assert (sum(types["kinds"].values()), max(types["kinds"].values())) == (250, 50)
     _, text, _ = await tidemill("quality", "show", "dirty")
     assert text.index("user_interactions.types") < text.index("users.columns")
     assert "allowed to train" not in text

@@ -30,6 +30,7 @@ async def test_a_page_says_what_fails_what_it_means_for_training_and_what_to_typ
             "tidemill quality allow dirty",
             "50 of 250",
             "every interaction type is allowed",
+            "read: teleport 50, ",
         ):
             assert said in page
         assert page.index("user_interactions.types") < page.index("users.columns")  # what is wrong comes first
